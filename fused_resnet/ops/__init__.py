@@ -1,0 +1,44 @@
+"""The op table: one signature per kernel, the same in every backend, registered as ``torch.ops.fused_resnet``."""
+
+from .conv import (
+    conv_dgrad,
+    conv_dgrad_reduce,
+    conv_fprop,
+    conv_fprop_stats,
+    conv_wgrad,
+    folded_dgrad,
+    folded_dgrad_reduce,
+    gram,
+)
+from .norm import (
+    bn_act,
+    bn_act_bwd_apply,
+    bn_act_bwd_reduce,
+    bn_add_act,
+    bn_bwd_finalize,
+    bn_finalize,
+    bn_stats,
+    bn_update_running,
+)
+from .pool import bn_act_maxpool, bn_act_maxpool_bwd_reduce
+
+__all__ = [
+    "bn_act",
+    "bn_act_bwd_apply",
+    "bn_act_bwd_reduce",
+    "bn_act_maxpool",
+    "bn_act_maxpool_bwd_reduce",
+    "bn_add_act",
+    "bn_bwd_finalize",
+    "bn_finalize",
+    "bn_stats",
+    "bn_update_running",
+    "conv_dgrad",
+    "conv_dgrad_reduce",
+    "conv_fprop",
+    "conv_fprop_stats",
+    "conv_wgrad",
+    "folded_dgrad",
+    "folded_dgrad_reduce",
+    "gram",
+]
