@@ -1,0 +1,18 @@
+"""Forward and backward of the fused units as `torch.autograd.Function`s."""
+
+from .functions import BasicBlock, Bottleneck, ConvBNAct, ConvBNActMaxPool, ConvBNAddAct
+from .spec import ChainSpec, Geometry, UnitParams, UnitSpec
+from .stem import Pool
+
+__all__ = [
+    "BasicBlock",
+    "Bottleneck",
+    "ChainSpec",
+    "ConvBNAct",
+    "ConvBNActMaxPool",
+    "ConvBNAddAct",
+    "Geometry",
+    "Pool",
+    "UnitParams",
+    "UnitSpec",
+]

@@ -1,0 +1,138 @@
+"""Forward and backward of a chain of units with a residual: the one algorithm behind every residual block."""
+
+import torch
+import torch.nn.functional as F
+
+from .. import ops
+from . import unit
+from .spec import ChainSpec, Operand, Saved, UnitParams
+from .unit import Upstream
+
+
+def pad_shortcut(x, stride, channels):
+    """Option A of He et al. 2015: the subsampled input with zero channels appended."""
+    return F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, channels - x.shape[1]))
+
+
+def _read(spec, operand):
+    """How a unit of this chain reads its input: normalised by its own convolution, or written out for a library's."""
+    return operand if spec.prologue else unit.materialise(operand)
+
+
+def _residual(spec: ChainSpec, x, residual, projection):
+    """The residual as an operand, and what its projection unit saved."""
+    if spec.shortcut == "projection":
+        return unit.forward(spec.projection, projection, Operand(x))
+    if spec.shortcut == "pad":
+        channels = projection  # the width of the last unit
+        return Operand(pad_shortcut(x, spec.pad_stride, channels)), None
+    given = {"none": None, "identity": x, "tensor": residual}[spec.shortcut]
+    return (None if given is None else Operand(given)), None
+
+
+def forward(spec: ChainSpec, x, residual, params: list[UnitParams], projection: UnitParams | None):
+    """Run the chain.
+
+    Returns: the output, what each unit saved, and what the projection saved (or None).
+    """
+    operand, saved = Operand(x), []
+    for unit_spec, unit_params in zip(spec.units[:-1], params[:-1], strict=True):
+        operand, kept = unit.forward(unit_spec, unit_params, _read(spec, operand))
+        saved.append(kept)
+    extra = params[-1].weight.shape[0] if spec.shortcut == "pad" else projection
+    shortcut, kept_projection = _residual(spec, x, residual, extra)
+    last = spec.units[-1]
+    result, kept = unit.forward(last, params[-1], _read(spec, operand), shortcut)
+    out = result.tensor if result.norm is None else unit.finish(last, result, shortcut)
+    # the block's output is an output of the Function: saved there, once
+    saved.append(kept._replace(out=None))
+    return out, saved, None if kept_projection is None else kept_projection._replace(out=None)
+
+
+def drop_recomputable(saved: Saved) -> Saved:
+    """What `memory="min"` keeps of a unit: per-channel vectors."""
+    return saved._replace(y=None, out=None, gram=None)
+
+
+def rerun(spec: ChainSpec, x, params, saved, projection, kept_projection):
+    """Fill in again what `drop_recomputable` dropped."""
+    operand, full = Operand(x), []
+    for i, (unit_spec, unit_params, kept) in enumerate(zip(spec.units, params, saved, strict=True)):
+        last = i == len(params) - 1
+        operand, kept = unit.rerun(unit_spec, unit_params, _read(spec, operand), kept, last)
+        full.append(kept)
+    if kept_projection is not None:
+        _, kept_projection = unit.rerun(spec.projection, projection, Operand(x), kept_projection, True)
+    return full, kept_projection
+
+
+def _operands(spec, x, saved):
+    """What each unit of the chain read, in raw form."""
+    operands = [Operand(x)]
+    for unit_spec, kept in zip(spec.units[:-1], saved[:-1], strict=True):
+        stored = kept.y is not None
+        operands.append(Operand(kept.y, kept.norm, unit_spec.act) if stored else Operand(kept.out))
+    return operands
+
+
+def _tail_upstream(spec, dout, out, saved: Saved, kept_projection: Saved | None):
+    """Gradient before the last activation, its sums, and the sums of the projection's BN."""
+    dual = kept_projection if kept_projection is not None and kept_projection.y is not None else Saved()
+    norm = saved.norm if saved.y is not None else None
+    act = spec.units[-1].act
+    mask = out if act == "relu" else None
+    dual_norm = dual.norm if dual.y is not None else None
+    g, sums = ops.bn_act_bwd_reduce(dout, saved.y, norm, mask, dual.y, dual_norm, act)
+    own = sums[:2] if saved.y is not None else sums[:1]
+    projection_sums = torch.stack((sums[0], sums[-1])) if dual.y is not None else sums[:1]
+    return Upstream(g, own), Upstream(g, projection_sums)
+
+
+def _shortcut_gradient(spec, g, x, projection_pull, need_x):
+    """Gradient that reaches the block's input on the shortcut."""
+    if not need_x or spec.shortcut in ("none", "tensor"):
+        return None
+    if spec.shortcut == "identity":
+        return g
+    if spec.shortcut == "projection":
+        return unit.input_gradient(spec.projection, projection_pull, Operand(x), None)
+    dx = torch.zeros_like(x)
+    dx[:, :, :: spec.pad_stride, :: spec.pad_stride] = g[:, : x.shape[1]]
+    return dx
+
+
+def backward(spec: ChainSpec, dout, out, x, params, saved, projection, kept_projection, need_x, needs, need_projection):
+    """Gradients of a chain.
+
+    Args: needs, need_projection: per unit, which of its first four tensors need a gradient.
+    Returns: dx or None, g (the residual's gradient), per-unit gradients, the projection's gradients.
+    """
+    operands = _operands(spec, x, saved)
+    up, projection_up = _tail_upstream(spec, dout, out, saved[-1], kept_projection)
+    g_tail, grads = up.g, [[None] * 4 for _ in params]
+    projection_grads, projection_pull = [None] * 4, None
+    if spec.shortcut == "projection" and (need_x or any(need_projection)):
+        projection_grads, projection_pull = unit.backward(
+            spec.projection, projection, kept_projection, Operand(x), projection_up, need_projection, need_x,
+            spec.prologue,
+        )
+    dx = _shortcut_gradient(spec, g_tail, x, projection_pull, need_x)
+    for i in reversed(range(len(params))):
+        below = need_x or any(any(n) for n in needs[:i])
+        if not below and not any(needs[i]):
+            break
+        read = _read(spec, operands[i])
+        grads[i], pull = unit.backward(
+            spec.units[i], params[i], saved[i], read, up, needs[i], below, spec.prologue
+        )
+        if not below:
+            break
+        if i == 0:
+            dx = unit.input_gradient(spec.units[0], pull, read, dx)
+        elif operands[i].norm is not None:
+            up = unit.input_gradient_reduce(spec.units[i], pull, read, operands[i])
+        else:
+            dz = unit.input_gradient(spec.units[i], pull, read, None)
+            before = spec.units[i - 1].act
+            up = Upstream(*ops.bn_act_bwd_reduce(dz, None, None, read.tensor, None, None, before))
+    return dx, g_tail, grads, projection_grads

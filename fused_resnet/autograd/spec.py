@@ -1,0 +1,101 @@
+"""What the autograd Functions are told besides tensors: plain, immutable, comparable values."""
+
+from typing import Any, NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+
+class Geometry(NamedTuple):
+    """Stride, padding, dilation as (height, width), and groups of a 2-D convolution."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+class UnitSpec(NamedTuple):
+    """One convolution, its normalisation and the activation behind them.
+
+    norm: "batch" (statistics of this batch), "frozen" (of the running statistics) or "none" (just the bias).
+    fold: take the batch statistics from the Gram matrix of the input, never storing the convolution's output
+        (1x1, ungrouped, unpadded convolutions with batch statistics only).
+    momentum: of the running statistics; None leaves them alone.
+    group: the process group over which batch statistics are taken (SyncBatchNorm), or None.
+    """
+
+    conv: Geometry
+    norm: str
+    act: str
+    eps: float = 1e-5
+    momentum: Optional[float] = None
+    fold: bool = False
+    group: Any = None
+
+
+class ChainSpec(NamedTuple):
+    """Units in a row, with a residual added before the activation of the last.
+
+    shortcut: "none"; "tensor" (a given residual); "identity" (the input); "pad" (option A of He et al. 2015: the input
+        subsampled by pad_stride, zero channels appended); "projection" (option B: a unit of its own).
+    recompute: keep only the input, the output and per-channel vectors; run the convolutions again in backward.
+    prologue: let the convolution ops normalise what they load, instead of writing it out for a library convolution.
+    """
+
+    units: tuple[UnitSpec, ...]
+    shortcut: str = "none"
+    projection: Optional[UnitSpec] = None
+    pad_stride: int = 1
+    recompute: bool = False
+    prologue: bool = False
+
+
+class UnitParams(NamedTuple):
+    """The tensors of a unit: weight ``[K, C/groups, R, S]``, all others ``[K]`` or None."""
+
+    weight: Tensor
+    conv_bias: Optional[Tensor]
+    norm_weight: Optional[Tensor]
+    norm_bias: Optional[Tensor]
+    running_mean: Optional[Tensor]
+    running_var: Optional[Tensor]
+
+
+class Operand(NamedTuple):
+    """A tensor as its reader sees it: ``act(scale*tensor + shift)``, or the tensor itself where norm is None."""
+
+    tensor: Tensor
+    norm: Optional[Tensor] = None
+    act: str = "identity"
+
+
+class Saved(NamedTuple):
+    """What one unit keeps for backward.
+
+    y: the raw output of the convolution (batch statistics, not folded); out: the unit's output (all others, where
+    another unit reads it); norm ``[4, K]``; in_mean ``[C]``, gram ``[C, C]``: mean and centred moments of the rows that
+    a folded convolution read; sync_mean: in_mean over all processes; share: this process' part of the batch.
+    """
+
+    y: Optional[Tensor] = None
+    out: Optional[Tensor] = None
+    norm: Optional[Tensor] = None
+    in_mean: Optional[Tensor] = None
+    gram: Optional[Tensor] = None
+    sync_mean: Optional[Tensor] = None
+    share: Optional[Tensor] = None
+
+
+PARAMS, SAVED = len(UnitParams._fields), len(Saved._fields)
+
+
+def take(tensors, count, record):
+    """Cut a flat sequence of tensors into `count` records."""
+    width = len(record._fields)
+    return [record(*tensors[i * width : (i + 1) * width]) for i in range(count)]
+
+
+def layout(t):
+    """The memory format that gradients of `t` are brought to before an op reads them."""
+    return torch.channels_last if t.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format

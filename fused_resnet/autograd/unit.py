@@ -1,0 +1,275 @@
+"""Forward and backward of one unit (convolution, normalisation, activation), by kind of statistics.
+
+Kinds: stored (batch statistics, raw output y kept), folded (batch statistics from the Gram matrix, y never exists) and
+constant (frozen statistics or none). Formulas: docs/design.md, "The arithmetic".
+"""
+
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from .spec import Operand, Saved, UnitParams, UnitSpec
+from .sync import all_reduce_moments, all_reduce_sums
+
+
+class Upstream(NamedTuple):
+    """Gradient that arrives at a unit: g ``[N, K, P, Q]`` before its activation; sums Σg and, if stored, Σg·xhat."""
+
+    g: Tensor
+    sums: Tensor
+
+
+class Pull(NamedTuple):
+    """What the input gradient of a unit is made of: BN's backward of g, through the weight or the folded matrices."""
+
+    g: Tensor
+    weight: Tensor
+    y: Optional[Tensor] = None
+    dnorm: Optional[Tensor] = None
+    weight_x: Optional[Tensor] = None
+    bias: Optional[Tensor] = None
+
+
+def materialise(operand):
+    """The operand written out, for a convolution that cannot normalise while it loads."""
+    tensor, norm, act = operand
+    return operand if norm is None else Operand(ops.bn_act(tensor, norm, act))
+
+
+def _rows(y):
+    return y.shape[0] * y.shape[2] * y.shape[3]
+
+
+def _matrix(weight):
+    return weight.view(weight.shape[0], weight.shape[1])
+
+
+def _finalize(spec: UnitSpec, params: UnitParams, mean, var, count, total=None):
+    """BN's coefficients; moves the running statistics on the way.
+
+    The convolution's bias is left out of y, where the batch mean would take it away again; only the running mean sees it.
+    """
+    if spec.momentum is not None and params.running_mean is not None:
+        if total is not None:
+            running_var, correction = var * (total / (total - 1)).to(var.dtype), 1.0
+        else:
+            running_var, correction = var, count / (count - 1) if count > 1 else 1.0
+        running_mean = mean if params.conv_bias is None else mean + params.conv_bias.to(mean.dtype)
+        ops.bn_update_running(
+            params.running_mean, params.running_var, running_mean, running_var, spec.momentum, correction
+        )
+    return ops.bn_finalize(mean, var, params.norm_weight, params.norm_bias, spec.eps)
+
+
+# ---- forward -----------------------------------------------------------------------------------------------------
+
+
+def stored_forward(spec, params, x: Operand) -> tuple[Operand, Saved]:
+    """Convolution with batch statistics; its reader normalises."""
+    weight = params.weight.to(x.tensor.dtype)
+    y, mean, var = ops.conv_fprop_stats(x.tensor, weight, x.norm, x.act, *spec.conv)
+    count, total, share = _rows(y), None, None
+    if spec.group is not None:
+        mean, second, total = all_reduce_moments(mean, var * count, count, spec.group)
+        var, share = second / total.to(second.dtype), count / total
+    norm = _finalize(spec, params, mean, var, count, total)
+    return Operand(y, norm, spec.act), Saved(y=y, norm=norm, share=share)
+
+
+def finish(spec, result: Operand, residual: Optional[Operand]):
+    """A stored unit's output written out: activation of its BN plus the residual or the residual's BN."""
+    if residual is None:
+        return ops.bn_act(result.tensor, result.norm, spec.act)
+    return ops.bn_add_act(result.tensor, result.norm, residual.tensor, residual.norm, spec.act)
+
+
+def _apply_known(spec, params, x, norm, conv_bias, residual):
+    weight = params.weight.to(x.tensor.dtype)
+    bias = None if conv_bias is None else conv_bias.to(x.tensor.dtype)
+    residual = None if residual is None else materialise(residual).tensor
+    return ops.conv_fprop(x.tensor, weight, bias, x.norm, x.act, *spec.conv, norm, residual, spec.act)
+
+
+def folded_forward(spec, params, x: Operand, residual) -> tuple[Operand, Saved]:
+    """1x1 convolution whose batch statistics follow from its input: mean = W s/M, var = diag(W G Wᵀ)/M."""
+    in_mean, gram = ops.gram(x.tensor, x.norm, x.act, spec.conv.stride)
+    rows = x.tensor[:, :, :: spec.conv.stride[0], :: spec.conv.stride[1]] if spec.conv.stride != (1, 1) else x.tensor
+    count, total, share, sync_mean, moments = _rows(rows), None, None, None, gram
+    mean, spread = in_mean, count
+    if spec.group is not None:
+        sync_mean, moments, total = all_reduce_moments(in_mean, gram, count, spec.group)
+        mean, share, spread = sync_mean, count / total, total.to(gram.dtype)
+    # the weight as the convolution will see it, so that the statistics are those of its output to the last bit
+    weight = _matrix(params.weight.to(x.tensor.dtype)).to(mean.dtype)
+    var = ((weight @ moments) * weight).sum(1).clamp_min(0) / spread
+    norm = _finalize(spec, params, weight @ mean, var, count, total)
+    out = _apply_known(spec, params, x, norm, None, residual)
+    return Operand(out), Saved(out=out, norm=norm, in_mean=in_mean, gram=gram, sync_mean=sync_mean, share=share)
+
+
+def _frozen_norm(spec, params, x):
+    if spec.norm == "none":
+        return None
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    mean, var = params.running_mean.to(wide), params.running_var.to(wide)
+    return ops.bn_finalize(mean, var, params.norm_weight, params.norm_bias, spec.eps)
+
+
+def constant_forward(spec, params, x: Operand, residual) -> tuple[Operand, Saved]:
+    """Convolution with frozen statistics (scale and shift known beforehand) or with none."""
+    norm = _frozen_norm(spec, params, x.tensor)
+    out = _apply_known(spec, params, x, norm, params.conv_bias, residual)
+    return Operand(out), Saved(out=out, norm=norm)
+
+
+def forward(spec: UnitSpec, params: UnitParams, x: Operand, residual=None):
+    """Run a unit: its result as an operand, and what backward needs of it."""
+    if spec.norm != "batch":
+        return constant_forward(spec, params, x, residual)
+    if spec.fold:
+        return folded_forward(spec, params, x, residual)
+    return stored_forward(spec, params, x)
+
+
+def raw_forward(spec: UnitSpec, params: UnitParams, x: Operand) -> tuple[Operand, Saved]:
+    """The convolution's raw output whichever the statistics are, for a reader that normalises (the stem's pool)."""
+    if spec.norm == "batch":
+        return stored_forward(spec, params, x)
+    norm = _frozen_norm(spec, params, x.tensor)
+    y = _raw(spec, params, x)
+    return Operand(y, norm, spec.act), Saved(y=y, norm=norm)
+
+
+def _raw(spec, params, x):
+    bias = None if spec.norm == "batch" else params.conv_bias
+    return _apply_known(spec._replace(act="identity"), params, x, None, bias, None)
+
+
+def raw_rerun(spec: UnitSpec, params: UnitParams, x: Operand, saved: Saved) -> tuple[Operand, Saved]:
+    """The raw output again, with the BN it had."""
+    y = _raw(spec, params, x)
+    return Operand(y, saved.norm, spec.act), saved._replace(y=y)
+
+
+def rerun(spec: UnitSpec, params: UnitParams, x: Operand, saved: Saved, last: bool) -> tuple[Operand, Saved]:
+    """Recreate what a unit that only kept its per-channel vectors has dropped (never the statistics)."""
+    if spec.norm == "batch" and not spec.fold:
+        return raw_rerun(spec, params, x, saved)
+    if spec.norm == "batch":
+        saved = saved._replace(gram=ops.gram(x.tensor, x.norm, x.act, spec.conv.stride)[1])
+    if last:
+        return x, saved
+    bias = params.conv_bias if spec.norm != "batch" else None
+    out = _apply_known(spec, params, x, saved.norm, bias, None)
+    return Operand(out), saved._replace(out=out)
+
+
+# ---- backward ----------------------------------------------------------------------------------------------------
+
+
+def stored_backward(spec, params, saved, x, up: Upstream, need, below, prologue):
+    """dy = a*g + b*y + c feeds both the weight's and the input's gradient."""
+    sums = up.sums if spec.group is None else all_reduce_sums(up.sums, saved.share, spec.group)
+    g, y, dnorm = up.g, saved.y, ops.bn_bwd_finalize(sums, saved.norm, float(_rows(up.g)))
+    if not prologue and (need[0] or below):
+        g, y, dnorm = ops.bn_act_bwd_apply(g, y, dnorm), None, None
+    weight_grad = None
+    if need[0]:
+        weight_grad = ops.conv_wgrad(g, x.tensor, x.norm, x.act, params.weight.shape, *spec.conv, y, dnorm)
+    pull = Pull(g, params.weight.to(g.dtype), y, dnorm) if below else None
+    return (weight_grad, _no_bias_gradient(params, need), up.sums[1], up.sums[0]), pull
+
+
+def folded_backward(spec, params, saved, x, up: Upstream, need, below, prologue):
+    """All gradients from P = gᵀz and the Gram matrix: Σg·y = diag(P Wᵀ) and dW = a P + b W G, both centred."""
+    p = _matrix(ops.conv_wgrad(up.g, x.tensor, x.norm, x.act, params.weight.shape, *spec.conv, None, None))
+    count, rounded = _rows(up.g), _matrix(params.weight.to(up.g.dtype))
+    weight, sg = rounded.to(p.dtype), up.sums[0]
+    mean = saved.in_mean if saved.sync_mean is None else saved.sync_mean
+    centred = p - torch.outer(sg, mean)
+    sgx = saved.norm[1] * (centred * weight).sum(1)
+    sums = torch.stack((sg, sgx))
+    synced = sums if spec.group is None else all_reduce_sums(sums, saved.share, spec.group)
+    dnorm = ops.bn_bwd_finalize(synced, saved.norm, float(count))
+    a, b, mean_g = dnorm[0][:, None], dnorm[1][:, None], synced[0] / count
+    weight_grad = None
+    if need[0]:
+        gram = saved.gram
+        if saved.sync_mean is not None:
+            gram = gram + count * torch.outer(saved.in_mean - saved.sync_mean, saved.in_mean)
+        product = p - torch.outer(mean_g, saved.in_mean) * count
+        weight_grad = (a * product + b * (weight @ gram)).view(params.weight.shape)
+    pull = None
+    if below:
+        # the constant term is taken from the rounded matrices, so that rounding them leaves no bias behind
+        weight_g, weight_x = (a * weight).to(up.g.dtype), (weight.t() @ (b * weight)).to(up.g.dtype)
+        bias = -(mean_g @ weight_g.to(p.dtype)) - mean @ weight_x.to(p.dtype)
+        pull = Pull(up.g, weight_g, weight_x=weight_x, bias=bias)
+    return (weight_grad, _no_bias_gradient(params, need), sgx, sg), pull
+
+
+def constant_backward(spec, params, saved, x, up: Upstream, need, below, prologue):
+    """With constant statistics dy = a*g; Σg·y follows from the weight and its gradient: Σ over c, r, s of W P."""
+    a = None if saved.norm is None else saved.norm[2]
+    p = None
+    if need[0] or need[2]:
+        p = ops.conv_wgrad(up.g, x.tensor, x.norm, x.act, params.weight.shape, *spec.conv, None, None)
+    sg = up.sums[0]
+    bias_grad = sg if a is None else a * sg
+    if a is None:
+        weight_grad, norm_weight_grad = p, None
+    else:
+        weight_grad, norm_weight_grad = None, None
+        if need[0]:
+            weight_grad = a[:, None, None, None] * p
+        if need[2]:
+            offset = -saved.norm[0] if params.conv_bias is None else params.conv_bias - saved.norm[0]
+            weight = params.weight.to(up.g.dtype).to(p.dtype)
+            norm_weight_grad = saved.norm[1] * ((p * weight).sum((1, 2, 3)) + offset * sg)
+    pull = None
+    if below:
+        dnorm = None if a is None else torch.stack((a, torch.zeros_like(a), torch.zeros_like(a)))
+        g = up.g
+        if not prologue and dnorm is not None:
+            g, dnorm = ops.bn_act_bwd_apply(g, None, dnorm), None
+        pull = Pull(g, params.weight.to(g.dtype), None, dnorm)
+    return (weight_grad, bias_grad, norm_weight_grad, sg), pull
+
+
+def _no_bias_gradient(params, need):
+    """Batch statistics take a convolution's bias away again: its gradient is exactly 0."""
+    return torch.zeros_like(params.conv_bias) if need[1] else None
+
+
+def backward(spec: UnitSpec, params: UnitParams, saved: Saved, x: Operand, up: Upstream, need, below, prologue):
+    """Gradients (weight, conv_bias, norm_weight, norm_bias) where needed, and a Pull where `below` needs one."""
+    kind = constant_backward if spec.norm != "batch" else folded_backward if spec.fold else stored_backward
+    grads, pull = kind(spec, params, saved, x, up, need, below, prologue)
+    grads = [g.to(p.dtype) if n else None for g, p, n in zip(grads, params, need, strict=False)]
+    return grads, pull
+
+
+def input_gradient(spec: UnitSpec, pull: Pull, x: Operand, residual: Optional[Tensor]):
+    """Gradient of the unit's input, plus `residual`."""
+    if pull.weight_x is not None:
+        return ops.folded_dgrad(
+            pull.g, pull.weight, x.tensor, x.norm, x.act, pull.weight_x, pull.bias, spec.conv.stride, residual
+        )
+    size = x.tensor.shape
+    return ops.conv_dgrad(pull.g, pull.weight, size, *spec.conv, pull.y, pull.dnorm, residual)
+
+
+def input_gradient_reduce(spec: UnitSpec, pull: Pull, x: Operand, raw: Operand) -> Upstream:
+    """Gradient before the activation of the stored unit that made x; `raw` is its output, x how this unit read it."""
+    if x.norm is None:  # x was written out: its gradient is masked and summed in a pass of its own
+        dz = input_gradient(spec, pull, x, None)
+        return Upstream(*ops.bn_act_bwd_reduce(dz, raw.tensor, raw.norm, None, None, None, raw.act))
+    if pull.weight_x is not None:
+        return Upstream(
+            *ops.folded_dgrad_reduce(pull.g, pull.weight, x.tensor, x.norm, x.act, pull.weight_x, pull.bias)
+        )
+    return Upstream(
+        *ops.conv_dgrad_reduce(pull.g, pull.weight, *spec.conv, pull.y, pull.dnorm, x.tensor, x.norm, x.act)
+    )

@@ -1,0 +1,6 @@
+"""Chooses, per fused unit, how it runs: what is stored, folded, recomputed, and which engine convolves."""
+
+from .cost import Cost, chain_cost
+from .plan import MEMORY_MODES, ConvShape, Plan, plan_chain
+
+__all__ = ["MEMORY_MODES", "ConvShape", "Cost", "Plan", "chain_cost", "plan_chain"]
