@@ -1,0 +1,51 @@
+"""How a batch norm module normalises right now, and the bookkeeping that its own forward would do."""
+
+from typing import Any, NamedTuple, Optional
+
+import torch.distributed as dist
+import torch.nn as nn
+
+from .plain import is_frozen_batch_norm
+
+
+class Statistics(NamedTuple):
+    """norm: "batch", "frozen" or "none"; momentum: None leaves the running statistics alone; group: of SyncBatchNorm."""
+
+    norm: str
+    eps: float = 1e-5
+    momentum: Optional[float] = None
+    group: Any = None
+
+
+def _sync_group(bn):
+    """The process group over which a SyncBatchNorm in training takes its statistics; None for one process."""
+    if type(bn) is not nn.SyncBatchNorm or not bn.training:
+        return None
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    group = bn.process_group if bn.process_group else dist.group.WORLD
+    return group if dist.get_world_size(group) > 1 else None
+
+
+def statistics(bn: Optional[nn.Module]) -> Statistics:
+    """The mode of `bn`, by the rules of `torch.nn.modules.batchnorm._BatchNorm.forward`."""
+    if bn is None:
+        return Statistics("none")
+    if is_frozen_batch_norm(bn):
+        return Statistics("frozen", bn.eps)
+    if not bn.training and bn.running_mean is not None:
+        return Statistics("frozen", bn.eps)
+    momentum = None
+    if bn.training and bn.track_running_stats and bn.running_mean is not None:
+        momentum = bn.momentum
+        if momentum is None:  # cumulative average over num_batches_tracked, which counts this batch
+            momentum = 1.0 / float(bn.num_batches_tracked + 1)
+    return Statistics("batch", bn.eps, momentum, _sync_group(bn))
+
+
+def count_batch(bn: Optional[nn.Module]) -> None:
+    """Count this batch, as a batch norm in training does."""
+    if bn is None or is_frozen_batch_norm(bn):
+        return
+    if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
