@@ -1,0 +1,70 @@
+// The Python module. Its functions are the ops themselves, with the signatures of fused_resnet/backends/reference.
+#include <torch/csrc/utils/pybind.h>
+#include <torch/version.h>
+
+#include "cpu/kernels.h"
+#include "cpu/ops.h"
+#include "cpu/rows.h"
+#ifdef FUSED_RESNET_WITH_CUDA
+#include "cuda/build_info.h"
+#endif
+
+namespace py = pybind11;
+using py::arg;
+
+namespace {
+
+py::dict build_info() {
+  py::dict info;
+  info["torch"] = TORCH_VERSION;
+#ifdef __clang__
+  info["compiler"] = __VERSION__;
+#else
+  info["compiler"] = "GCC " __VERSION__;
+#endif
+  info["cpu_instruction_set"] = fused_resnet::instruction_set();
+#ifdef FUSED_RESNET_WITH_CUDA
+  info["cuda"] = fused_resnet::cuda_version();
+  info["cuda_architectures"] = fused_resnet::cuda_architectures();
+#else
+  info["cuda"] = py::none();
+  info["cuda_architectures"] = py::none();
+#endif
+  return info;
+}
+
+// Rows and element offsets of each chunk, for the tests of index arithmetic.
+std::vector<int64_t> chunk_offsets(int64_t pixels, int64_t channels) {
+  const fused_resnet::Rows rows(pixels, channels);
+  const fused_resnet::Chunks chunks(rows.count, rows.width);
+  std::vector<int64_t> offsets;
+  for (int64_t chunk = 0; chunk <= chunks.count; ++chunk) offsets.push_back(rows.offset(chunks.begin(chunk)));
+  return offsets;
+}
+
+template <class F, class... Args>
+void op(py::module_& module, const char* name, F function, Args... args) {
+  module.def(name, function, args..., py::call_guard<py::gil_scoped_release>());
+}
+
+} // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  using namespace fused_resnet;
+  m.def("build_info", &build_info);
+  m.def("chunk_offsets", &chunk_offsets, arg("pixels"), arg("channels"));
+  op(m, "bn_stats", &bn_stats, arg("y"));
+  op(m, "bn_finalize", &bn_finalize, arg("mean"), arg("var"), arg("weight"), arg("bias"), arg("eps"));
+  op(m, "bn_update_running", &bn_update_running, arg("running_mean"), arg("running_var"), arg("mean"), arg("var"),
+     arg("momentum"), arg("correction"));
+  op(m, "bn_act", &bn_act, arg("y"), arg("norm"), arg("act"));
+  op(m, "bn_add_act", &bn_add_act, arg("y"), arg("norm"), arg("residual"), arg("residual_norm"), arg("act"));
+  op(m, "bn_act_bwd_reduce", &bn_act_bwd_reduce, arg("dout"), arg("y"), arg("norm"), arg("out"), arg("dual_y"),
+     arg("dual_norm"), arg("act"));
+  op(m, "bn_bwd_finalize", &bn_bwd_finalize, arg("sums"), arg("norm"), arg("count"));
+  op(m, "bn_act_bwd_apply", &bn_act_bwd_apply, arg("g"), arg("y"), arg("dnorm"));
+  op(m, "bn_act_maxpool", &bn_act_maxpool, arg("y"), arg("norm"), arg("act"), arg("kernel_size"), arg("stride"),
+     arg("padding"));
+  op(m, "bn_act_maxpool_bwd_reduce", &bn_act_maxpool_bwd_reduce, arg("dout"), arg("argmax"), arg("y"), arg("norm"),
+     arg("act"), arg("kernel_size"), arg("stride"), arg("padding"));
+}

@@ -1,0 +1,94 @@
+// Argument checks and conversions that the ops share.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <limits>
+#include <string>
+#include <type_traits>
+
+#include "kernels.h"
+#include "ops.h"
+#include "rows.h"
+
+namespace fused_resnet {
+
+// The Python side has checked everything; this guards the raw pointers against a direct call.
+inline void check_activation(const Tensor& t, const char* name) {
+  TORCH_CHECK(t.device().is_cpu() && t.dim() == 4 && t.is_contiguous(at::MemoryFormat::ChannelsLast), name,
+              ": expected a dense channels_last CPU tensor, got sizes ", t.sizes(), ", strides ", t.strides(), " on ",
+              t.device());
+  TORCH_CHECK(t.numel() > 0, name, ": expected at least one element, got sizes ", t.sizes());
+}
+
+inline void check_like(const Tensor& t, const Tensor& other, const char* name) {
+  check_activation(t, name);
+  TORCH_CHECK(t.sizes() == other.sizes() && t.scalar_type() == other.scalar_type(), name, ": expected ",
+              other.scalar_type(), " of sizes ", other.sizes(), ", got ", t.scalar_type(), " of sizes ", t.sizes());
+}
+
+// A per-channel tensor of `rows` rows, dense, in the accumulation dtype.
+template <class A>
+Tensor check_vectors(const Tensor& t, int64_t rows, int64_t channels, const char* name) {
+  TORCH_CHECK(t.device().is_cpu() && t.numel() == rows * channels && t.size(-1) == channels, name, ": expected ",
+              rows, " vectors of ", channels, " channels on the CPU, got sizes ", t.sizes(), " on ", t.device());
+  return t.to(c10::CppTypeToScalarType<A>::value).contiguous();
+}
+
+template <class A>
+A activation_floor(const std::string& act) {
+  TORCH_CHECK(act == "relu" || act == "identity", "act: expected relu or identity, got ", act);
+  return act == "relu" ? A(0) : -std::numeric_limits<A>::infinity();
+}
+
+template <class T>
+T* data(const Tensor& t) {
+  return static_cast<T*>(t.data_ptr());
+}
+
+inline Rows rows_of(const Tensor& t) { return Rows(t.numel() / t.size(1), t.size(1)); }
+
+// Per-channel vectors, repeated for every pixel of a row.
+template <class A>
+class Lanes {
+ public:
+  Lanes(const Tensor& t, int64_t vectors, const Rows& rows, const char* name)
+      : width_(rows.width), tensor_(check_vectors<A>(t, vectors, rows.channels, name)) {
+    if (rows.pixels_per_row > 1) tensor_ = tensor_.view({vectors, -1}).repeat({1, rows.pixels_per_row});
+  }
+  const A* operator[](int64_t vector) const { return tensor_.const_data_ptr<A>() + vector * width_; }
+
+ private:
+  int64_t width_;
+  Tensor tensor_;
+};
+
+template <class T>
+Affine<T> affine_of(const Lanes<Acc<T>>& norm) {
+  return {norm[2], norm[3]};
+}
+
+// Calls f with a value of the storage type.
+template <class F>
+auto dispatch(const Tensor& t, const char* name, F&& f) {
+  switch (t.scalar_type()) {
+    case at::kFloat: return f(float{});
+    case at::kDouble: return f(double{});
+    case at::kBFloat16: return f(BFloat16{});
+    default: TORCH_CHECK(false, name, ": expected fp32, fp64 or bf16, got ", t.scalar_type());
+  }
+}
+
+// Elements that are worth a thread.
+constexpr int64_t min_task = 32768;
+
+// f(first, size): the element offset and number of elements of a run of whole rows.
+template <class F>
+void for_rows(const Rows& rows, const F& f) {
+  at::parallel_for(0, rows.count, std::max<int64_t>(1, min_task / rows.width), [&](int64_t begin, int64_t end) {
+    f(rows.offset(begin), rows.offset(end) - rows.offset(begin));
+  });
+}
+
+} // namespace fused_resnet

@@ -1,0 +1,53 @@
+// Picks the kernel table for the processor at hand.
+#include <cstdlib>
+#include <string_view>
+
+#include "tables.h"
+
+namespace fused_resnet {
+
+namespace {
+
+struct Choice {
+  const char* name;
+  const Tables* tables;
+};
+
+// ATen's own variable lowers the choice for its kernels and for these.
+Choice choose() {
+#ifdef FUSED_RESNET_X86
+  const char* variable = std::getenv("ATEN_CPU_CAPABILITY");
+  const std::string_view limit = variable ? variable : "";
+  __builtin_cpu_init();
+  const bool avx2 = limit != "default" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = limit != "avx2" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx2 && avx512) return {"avx512", &avx512::tables};
+  if (avx2) return {"avx2", &avx2::tables};
+#endif
+  return {"baseline", &baseline::tables};
+}
+
+const Choice& choice() {
+  static const Choice chosen = choose();
+  return chosen;
+}
+
+} // namespace
+
+template <>
+const Kernels<float>& kernels<float>() {
+  return choice().tables->fp32;
+}
+template <>
+const Kernels<double>& kernels<double>() {
+  return choice().tables->fp64;
+}
+template <>
+const Kernels<BFloat16>& kernels<BFloat16>() {
+  return choice().tables->bf16;
+}
+
+const char* instruction_set() { return choice().name; }
+
+} // namespace fused_resnet

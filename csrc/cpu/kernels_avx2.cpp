@@ -1,0 +1,16 @@
+// The same loops for processors with AVX2.
+#include "tables.h"
+
+#ifdef FUSED_RESNET_X86
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma")
+#endif
+#define FUSED_RESNET_FMA
+#define FUSED_RESNET_ISA avx2
+#include "table_impl.h"
+#ifdef __clang__
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,6 @@
+// What the compiler targets by default: SSE2 on x86-64, NEON on arm64.
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define FUSED_RESNET_FMA
+#endif
+#define FUSED_RESNET_ISA baseline
+#include "table_impl.h"
