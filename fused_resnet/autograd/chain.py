@@ -15,7 +15,7 @@ def pad_shortcut(x, stride, channels):
 
 
 def _read(spec, operand):
-    """How a unit of this chain reads its input: normalised by its own convolution, or written out for a library's."""
+    """How a unit reads its input: normalised by its own convolution, or written out for a library's."""
     return operand if spec.prologue else unit.materialise(operand)
 
 
@@ -101,7 +101,9 @@ def _shortcut_gradient(spec, g, x, projection_pull, need_x):
     return dx
 
 
-def backward(spec: ChainSpec, dout, out, x, params, saved, projection, kept_projection, need_x, needs, need_projection):
+def backward(
+    spec: ChainSpec, dout, out, x, params, saved, projection, kept_projection, need_x, needs, need_projection
+):
     """Gradients of a chain.
 
     Args: needs, need_projection: per unit, which of its first four tensors need a gradient.
@@ -113,7 +115,13 @@ def backward(spec: ChainSpec, dout, out, x, params, saved, projection, kept_proj
     projection_grads, projection_pull = [None] * 4, None
     if spec.shortcut == "projection" and (need_x or any(need_projection)):
         projection_grads, projection_pull = unit.backward(
-            spec.projection, projection, kept_projection, Operand(x), projection_up, need_projection, need_x,
+            spec.projection,
+            projection,
+            kept_projection,
+            Operand(x),
+            projection_up,
+            need_projection,
+            need_x,
             spec.prologue,
         )
     dx = _shortcut_gradient(spec, g_tail, x, projection_pull, need_x)

@@ -1,38 +1,37 @@
-"""Backward with ``create_graph=True``: each unit once more in plain, twice differentiable torch operations."""
+"""Backward with ``create_graph=True``: each unit once more, in torch's twice differentiable operations."""
 
 import torch
 import torch.nn.functional as F
 
 from .chain import pad_shortcut
-from .spec import PARAMS, ChainSpec, UnitParams, UnitSpec, take
+from .spec import ChainSpec, UnitParams, UnitSpec, take
 
 
-def _unit(spec: UnitSpec, params: UnitParams, x):
-    """Convolution and normalisation of one unit, without its activation."""
+def _unit(spec: UnitSpec, params: UnitParams, norm, x):
+    """Convolution and normalisation of one unit without its activation; `norm`: its frozen statistics."""
     if spec.group is not None:
-        raise NotImplementedError("double backward through batch statistics of several processes is not supported")
+        raise NotImplementedError("double backward through SyncBatchNorm's statistics is not supported")
     batch = spec.norm == "batch"
     weight, bias = params.weight.to(x.dtype), params.conv_bias
     y = F.conv2d(x, weight, None if batch or bias is None else bias.to(x.dtype), *spec.conv)
     if spec.norm == "none":
         return y
-    mean, var = (None, None) if batch else (params.running_mean, params.running_var)
-    return F.batch_norm(y, mean, var, params.norm_weight, params.norm_bias, batch, 0.0, spec.eps)
+    mean, var, eps = (None, None, spec.eps) if batch else (norm[0], norm[1].pow(-2), 0.0)
+    scale, shift = (None if t is None else t.to(norm.dtype) for t in (params.norm_weight, params.norm_bias))
+    return F.batch_norm(y, mean, var, scale, shift, batch, 0.0, eps)
 
 
 def _activate(spec, y):
     return F.relu(y) if spec.act == "relu" else y
 
 
-def _chain_output(spec: ChainSpec, x, residual, units):
-    projection = units[len(spec.units)] if spec.projection is not None else None
-    h = x
-    for unit_spec, params in zip(spec.units[:-1], units, strict=False):
-        h = _activate(unit_spec, _unit(unit_spec, params, h))
-    last = len(spec.units) - 1
-    h = _unit(spec.units[last], units[last], h)
+def _chain_output(spec: ChainSpec, x, residual, units, norms):
+    h, last = x, len(spec.units) - 1
+    for unit_spec, params, norm in zip(spec.units[:last], units, norms, strict=False):
+        h = _activate(unit_spec, _unit(unit_spec, params, norm, h))
+    h = _unit(spec.units[last], units[last], norms[last], h)
     if spec.shortcut == "projection":
-        h = h + _unit(spec.projection, projection, x)
+        h = h + _unit(spec.projection, units[-1], norms[-1], x)
     elif spec.shortcut == "pad":
         h = h + pad_shortcut(x, spec.pad_stride, h.shape[1])
     elif spec.shortcut != "none":
@@ -55,20 +54,22 @@ def _differentiate(function, inputs, need, dout):
     return result
 
 
-def chain(spec: ChainSpec, dout, x, residual, tensors, need):
+def chain(spec: ChainSpec, dout, x, residual, units, saved, need):
     """Gradients in the order of the Function's arguments (spec first)."""
 
     def function(x, residual, *tensors):
-        return _chain_output(spec, x, residual, take(tensors, len(tensors) // PARAMS, UnitParams))
+        return _chain_output(spec, x, residual, take(tensors, len(units), UnitParams), norms)
 
+    norms = [s.norm for s in saved]
+    tensors = [t for params in units for t in params]
     return None, *_differentiate(function, [x, residual, *tensors], need[1:], dout)
 
 
-def stem(spec: ChainSpec, pool, dout, x, tensors, need):
+def stem(spec: ChainSpec, pool, dout, x, params, saved, need):
     """Gradients in the order of the Function's arguments (spec and pool first)."""
 
     def function(x, *tensors):
-        unit_spec = spec.units[0]
-        return F.max_pool2d(_activate(unit_spec, _unit(unit_spec, UnitParams(*tensors), x)), *pool)
+        h = _unit(spec.units[0], UnitParams(*tensors), saved.norm, x)
+        return F.max_pool2d(_activate(spec.units[0], h), *pool)
 
-    return None, None, *_differentiate(function, [x, *tensors], need[2:], dout)
+    return None, None, *_differentiate(function, [x, *params], need[2:], dout)

@@ -1,6 +1,6 @@
 """What the autograd Functions are told besides tensors: plain, immutable, comparable values."""
 
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class UnitSpec(NamedTuple):
     norm: str
     act: str
     eps: float = 1e-5
-    momentum: Optional[float] = None
+    momentum: float | None = None
     fold: bool = False
     group: Any = None
 
@@ -37,15 +37,18 @@ class UnitSpec(NamedTuple):
 class ChainSpec(NamedTuple):
     """Units in a row, with a residual added before the activation of the last.
 
-    shortcut: "none"; "tensor" (a given residual); "identity" (the input); "pad" (option A of He et al. 2015: the input
-        subsampled by pad_stride, zero channels appended); "projection" (option B: a unit of its own).
-    recompute: keep only the input, the output and per-channel vectors; run the convolutions again in backward.
-    prologue: let the convolution ops normalise what they load, instead of writing it out for a library convolution.
+    shortcut: "none"; "tensor" (a given residual); "identity" (the input); "pad" (option A of He et al. 2015:
+        the input subsampled by pad_stride, zero channels appended); "projection" (option B: a unit of its
+        own).
+    recompute: keep only the input, the output and per-channel vectors; run the convolutions again in
+        backward.
+    prologue: let the convolution ops normalise what they load, instead of writing it out for a library
+        convolution.
     """
 
     units: tuple[UnitSpec, ...]
     shortcut: str = "none"
-    projection: Optional[UnitSpec] = None
+    projection: UnitSpec | None = None
     pad_stride: int = 1
     recompute: bool = False
     prologue: bool = False
@@ -55,39 +58,45 @@ class UnitParams(NamedTuple):
     """The tensors of a unit: weight ``[K, C/groups, R, S]``, all others ``[K]`` or None."""
 
     weight: Tensor
-    conv_bias: Optional[Tensor]
-    norm_weight: Optional[Tensor]
-    norm_bias: Optional[Tensor]
-    running_mean: Optional[Tensor]
-    running_var: Optional[Tensor]
+    conv_bias: Tensor | None
+    norm_weight: Tensor | None
+    norm_bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
 
 
 class Operand(NamedTuple):
-    """A tensor as its reader sees it: ``act(scale*tensor + shift)``, or the tensor itself where norm is None."""
+    """A tensor as its reader sees it: ``act(scale*tensor + shift)``, or itself where norm is None."""
 
     tensor: Tensor
-    norm: Optional[Tensor] = None
+    norm: Tensor | None = None
     act: str = "identity"
 
 
 class Saved(NamedTuple):
     """What one unit keeps for backward.
 
-    y: the raw output of the convolution (batch statistics, not folded); out: the unit's output (all others, where
-    another unit reads it); norm ``[4, K]``; in_mean ``[C]``, gram ``[C, C]``: mean and centred moments of the rows that
-    a folded convolution read; sync_mean: in_mean over all processes; share: this process' part of the batch.
+    y: the raw output of the convolution (batch statistics, not folded); out: the unit's output (all others,
+    where another unit reads it); norm ``[4, K]``; in_mean ``[C]``, gram ``[C, C]``: mean and centred moments
+    of the rows that a folded convolution read; sync_mean: in_mean over all processes; share: this process'
+    part of the batch.
     """
 
-    y: Optional[Tensor] = None
-    out: Optional[Tensor] = None
-    norm: Optional[Tensor] = None
-    in_mean: Optional[Tensor] = None
-    gram: Optional[Tensor] = None
-    sync_mean: Optional[Tensor] = None
-    share: Optional[Tensor] = None
+    y: Tensor | None = None
+    out: Tensor | None = None
+    norm: Tensor | None = None
+    in_mean: Tensor | None = None
+    gram: Tensor | None = None
+    sync_mean: Tensor | None = None
+    share: Tensor | None = None
 
 
-PARAMS, SAVED = len(UnitParams._fields), len(Saved._fields)
+PARAMS = len(UnitParams._fields)
+
+
+def without_running_statistics(params: UnitParams) -> UnitParams:
+    """What backward may keep: the next batch, which moves the running statistics, may come before it."""
+    return params._replace(running_mean=None, running_var=None)
 
 
 def take(tensors, count, record):
@@ -98,4 +107,5 @@ def take(tensors, count, record):
 
 def layout(t):
     """The memory format that gradients of `t` are brought to before an op reads them."""
-    return torch.channels_last if t.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    nhwc = t.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if nhwc else torch.contiguous_format

@@ -11,7 +11,8 @@ import torch.distributed as dist
 def all_reduce_moments(mean, second, count, group):
     """Merge (count, mean, centred second moment) of every process.
 
-    Args: mean ``[C]``; second ``[C]`` (sum of squares) or ``[C, C]`` (Gram), both centred at `mean`; count of rows here.
+    Args: mean ``[C]``; second ``[C]`` (sum of squares) or ``[C, C]`` (Gram), both centred at `mean`; count of
+    rows here.
     Returns: mean and second over all processes, the total count (0-dim fp64), all on mean's device.
     """
     outer = (lambda m: m * m) if second.dim() == 1 else (lambda m: torch.outer(m, m))
@@ -26,7 +27,7 @@ def all_reduce_moments(mean, second, count, group):
 
 
 def all_reduce_sums(sums, share, group):
-    """Sums over all processes, scaled by this process' share so that dividing by the local count gives the mean."""
+    """Sums over all processes times this process' share: dividing by the local count gives the mean."""
     total = sums.clone()
     dist.all_reduce(total, group=group)
     return total * share.to(total.dtype)

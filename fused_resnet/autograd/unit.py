@@ -1,10 +1,10 @@
 """Forward and backward of one unit (convolution, normalisation, activation), by kind of statistics.
 
-Kinds: stored (batch statistics, raw output y kept), folded (batch statistics from the Gram matrix, y never exists) and
-constant (frozen statistics or none). Formulas: docs/design.md, "The arithmetic".
+Kinds: stored (batch statistics, raw output y kept), folded (batch statistics from the Gram matrix, y never
+exists) and constant (frozen statistics or none). Formulas: docs/design.md, "The arithmetic".
 """
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,21 +15,24 @@ from .sync import all_reduce_moments, all_reduce_sums
 
 
 class Upstream(NamedTuple):
-    """Gradient that arrives at a unit: g ``[N, K, P, Q]`` before its activation; sums Σg and, if stored, Σg·xhat."""
+    """Gradient that arrives at a unit.
+
+    g ``[N, K, P, Q]``: before its activation; sums: Σg and, if stored, Σg·xhat.
+    """
 
     g: Tensor
     sums: Tensor
 
 
 class Pull(NamedTuple):
-    """What the input gradient of a unit is made of: BN's backward of g, through the weight or the folded matrices."""
+    """What an input gradient is made of: BN's backward of g, through the weight or the folded matrices."""
 
     g: Tensor
     weight: Tensor
-    y: Optional[Tensor] = None
-    dnorm: Optional[Tensor] = None
-    weight_x: Optional[Tensor] = None
-    bias: Optional[Tensor] = None
+    y: Tensor | None = None
+    dnorm: Tensor | None = None
+    weight_x: Tensor | None = None
+    bias: Tensor | None = None
 
 
 def materialise(operand):
@@ -49,7 +52,8 @@ def _matrix(weight):
 def _finalize(spec: UnitSpec, params: UnitParams, mean, var, count, total=None):
     """BN's coefficients; moves the running statistics on the way.
 
-    The convolution's bias is left out of y, where the batch mean would take it away again; only the running mean sees it.
+    The convolution's bias is left out of y, where the batch mean would take it away again; only the running
+    mean sees it.
     """
     if spec.momentum is not None and params.running_mean is not None:
         if total is not None:
@@ -63,7 +67,7 @@ def _finalize(spec: UnitSpec, params: UnitParams, mean, var, count, total=None):
     return ops.bn_finalize(mean, var, params.norm_weight, params.norm_bias, spec.eps)
 
 
-# ---- forward -----------------------------------------------------------------------------------------------------
+# ---- forward -----------------------------------------------------------------------------------------------
 
 
 def stored_forward(spec, params, x: Operand) -> tuple[Operand, Saved]:
@@ -78,7 +82,7 @@ def stored_forward(spec, params, x: Operand) -> tuple[Operand, Saved]:
     return Operand(y, norm, spec.act), Saved(y=y, norm=norm, share=share)
 
 
-def finish(spec, result: Operand, residual: Optional[Operand]):
+def finish(spec, result: Operand, residual: Operand | None):
     """A stored unit's output written out: activation of its BN plus the residual or the residual's BN."""
     if residual is None:
         return ops.bn_act(result.tensor, result.norm, spec.act)
@@ -94,19 +98,20 @@ def _apply_known(spec, params, x, norm, conv_bias, residual):
 
 def folded_forward(spec, params, x: Operand, residual) -> tuple[Operand, Saved]:
     """1x1 convolution whose batch statistics follow from its input: mean = W s/M, var = diag(W G Wᵀ)/M."""
-    in_mean, gram = ops.gram(x.tensor, x.norm, x.act, spec.conv.stride)
-    rows = x.tensor[:, :, :: spec.conv.stride[0], :: spec.conv.stride[1]] if spec.conv.stride != (1, 1) else x.tensor
-    count, total, share, sync_mean, moments = _rows(rows), None, None, None, gram
-    mean, spread = in_mean, count
+    stride = spec.conv.stride
+    in_mean, gram = ops.gram(x.tensor, x.norm, x.act, stride)
+    count = _rows(x.tensor[:, :, :: stride[0], :: stride[1]])
+    total, share, sync_mean, moments, mean, spread = None, None, None, gram, in_mean, count
     if spec.group is not None:
         sync_mean, moments, total = all_reduce_moments(in_mean, gram, count, spec.group)
         mean, share, spread = sync_mean, count / total, total.to(gram.dtype)
-    # the weight as the convolution will see it, so that the statistics are those of its output to the last bit
+    # the weight as the convolution will see it, so that the statistics are exactly those of its output
     weight = _matrix(params.weight.to(x.tensor.dtype)).to(mean.dtype)
     var = ((weight @ moments) * weight).sum(1).clamp_min(0) / spread
     norm = _finalize(spec, params, weight @ mean, var, count, total)
     out = _apply_known(spec, params, x, norm, None, residual)
-    return Operand(out), Saved(out=out, norm=norm, in_mean=in_mean, gram=gram, sync_mean=sync_mean, share=share)
+    saved = Saved(out=out, norm=norm, in_mean=in_mean, gram=gram, sync_mean=sync_mean, share=share)
+    return Operand(out), saved
 
 
 def _frozen_norm(spec, params, x):
@@ -134,7 +139,7 @@ def forward(spec: UnitSpec, params: UnitParams, x: Operand, residual=None):
 
 
 def raw_forward(spec: UnitSpec, params: UnitParams, x: Operand) -> tuple[Operand, Saved]:
-    """The convolution's raw output whichever the statistics are, for a reader that normalises (the stem's pool)."""
+    """The convolution's raw output, with batch or frozen statistics, for a reader that normalises."""
     if spec.norm == "batch":
         return stored_forward(spec, params, x)
     norm = _frozen_norm(spec, params, x.tensor)
@@ -166,7 +171,7 @@ def rerun(spec: UnitSpec, params: UnitParams, x: Operand, saved: Saved, last: bo
     return Operand(out), saved._replace(out=out)
 
 
-# ---- backward ----------------------------------------------------------------------------------------------------
+# ---- backward ----------------------------------------------------------------------------------------------
 
 
 def stored_backward(spec, params, saved, x, up: Upstream, need, below, prologue):
@@ -183,7 +188,7 @@ def stored_backward(spec, params, saved, x, up: Upstream, need, below, prologue)
 
 
 def folded_backward(spec, params, saved, x, up: Upstream, need, below, prologue):
-    """All gradients from P = gᵀz and the Gram matrix: Σg·y = diag(P Wᵀ) and dW = a P + b W G, both centred."""
+    """All gradients from P = gᵀz and the Gram matrix: Σg·y = diag(P Wᵀ), dW = a P + b W G, both centred."""
     p = _matrix(ops.conv_wgrad(up.g, x.tensor, x.norm, x.act, params.weight.shape, *spec.conv, None, None))
     count, rounded = _rows(up.g), _matrix(params.weight.to(up.g.dtype))
     weight, sg = rounded.to(p.dtype), up.sums[0]
@@ -211,7 +216,7 @@ def folded_backward(spec, params, saved, x, up: Upstream, need, below, prologue)
 
 
 def constant_backward(spec, params, saved, x, up: Upstream, need, below, prologue):
-    """With constant statistics dy = a*g; Σg·y follows from the weight and its gradient: Σ over c, r, s of W P."""
+    """With constant statistics dy = a*g; Σg·y follows from the weight and its gradient P: Σ W P."""
     a = None if saved.norm is None else saved.norm[2]
     p = None
     if need[0] or need[2]:
@@ -225,9 +230,10 @@ def constant_backward(spec, params, saved, x, up: Upstream, need, below, prologu
         if need[0]:
             weight_grad = a[:, None, None, None] * p
         if need[2]:
-            offset = -saved.norm[0] if params.conv_bias is None else params.conv_bias - saved.norm[0]
+            # weight and bias as the convolution saw them
+            bias = 0 if params.conv_bias is None else params.conv_bias.to(up.g.dtype).to(p.dtype)
             weight = params.weight.to(up.g.dtype).to(p.dtype)
-            norm_weight_grad = saved.norm[1] * ((p * weight).sum((1, 2, 3)) + offset * sg)
+            norm_weight_grad = saved.norm[1] * ((p * weight).sum((1, 2, 3)) + (bias - saved.norm[0]) * sg)
     pull = None
     if below:
         dnorm = None if a is None else torch.stack((a, torch.zeros_like(a), torch.zeros_like(a)))
@@ -243,15 +249,17 @@ def _no_bias_gradient(params, need):
     return torch.zeros_like(params.conv_bias) if need[1] else None
 
 
-def backward(spec: UnitSpec, params: UnitParams, saved: Saved, x: Operand, up: Upstream, need, below, prologue):
-    """Gradients (weight, conv_bias, norm_weight, norm_bias) where needed, and a Pull where `below` needs one."""
+def backward(
+    spec: UnitSpec, params: UnitParams, saved: Saved, x: Operand, up: Upstream, need, below, prologue
+):
+    """Gradients (weight, conv_bias, norm_weight, norm_bias) where needed; a Pull where `below` needs one."""
     kind = constant_backward if spec.norm != "batch" else folded_backward if spec.fold else stored_backward
     grads, pull = kind(spec, params, saved, x, up, need, below, prologue)
     grads = [g.to(p.dtype) if n else None for g, p, n in zip(grads, params, need, strict=False)]
     return grads, pull
 
 
-def input_gradient(spec: UnitSpec, pull: Pull, x: Operand, residual: Optional[Tensor]):
+def input_gradient(spec: UnitSpec, pull: Pull, x: Operand, residual: Tensor | None):
     """Gradient of the unit's input, plus `residual`."""
     if pull.weight_x is not None:
         return ops.folded_dgrad(
@@ -262,7 +270,7 @@ def input_gradient(spec: UnitSpec, pull: Pull, x: Operand, residual: Optional[Te
 
 
 def input_gradient_reduce(spec: UnitSpec, pull: Pull, x: Operand, raw: Operand) -> Upstream:
-    """Gradient before the activation of the stored unit that made x; `raw` is its output, x how this unit read it."""
+    """Gradient before the activation of the stored unit that made x: `raw` its output, x how it was read."""
     if x.norm is None:  # x was written out: its gradient is masked and summed in a pass of its own
         dz = input_gradient(spec, pull, x, None)
         return Upstream(*ops.bn_act_bwd_reduce(dz, raw.tensor, raw.norm, None, None, None, raw.act))

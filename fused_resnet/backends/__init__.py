@@ -1,21 +1,30 @@
 """Who runs an op: one place that maps (op, device, dtype, layout) to a backend.
 
-A backend is a module with ``OPS`` (name -> function) and ``refuses(op, args)``, which gives the reason why it cannot
-take these arguments, or None. Per device the backends are asked in order of preference; the reference takes what
-nobody else wants, and `explain` shows who took what.
+A backend has ``OPS`` (name -> function) and ``refuses(op, args)``, which gives the reason why it cannot take these
+arguments, or None. Per device the backends are asked in order of preference: kernels of our own, the library's
+convolutions, and the reference, which takes what nobody else wants. `explain` shows who took what.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from types import ModuleType
+from typing import Protocol
 
 from . import cpu, reference
+from .library import Library
 
-BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "reference": reference}
-PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu", "reference")}
-FALLBACK = ("reference",)
+
+class Backend(Protocol):
+    """What a backend gives; one that may be absent also has ``unavailable() -> str | None``."""
+
+    OPS: dict[str, Callable]
+
+    def refuses(self, op: str, args: tuple) -> str | None: ...
+
+
+PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu",)}
+FALLBACK = ("library", "reference")
 
 # Process-wide, not per thread: autograd runs backward in threads of its own.
 _forced: list[str] = []
@@ -24,8 +33,7 @@ _observers: list[Callable[[str, str], None]] = []
 
 def select(op: str, args: tuple) -> tuple[str, Callable]:
     """The name of the backend that takes `op` on `args`, and its function."""
-    names = (_forced[-1], *FALLBACK) if _forced else PREFERENCE.get(args[0].device.type, FALLBACK)
-    for name in names:
+    for name in _candidates(args[0].device.type):
         backend = BACKENDS[name]
         if op in backend.OPS and backend.refuses(op, args) is None:
             for observer in _observers:
@@ -34,14 +42,24 @@ def select(op: str, args: tuple) -> tuple[str, Callable]:
     raise RuntimeError(f"no backend takes {op}; asked {names}")  # the reference takes everything
 
 
+def _candidates(device_type: str) -> tuple[str, ...]:
+    if not _forced:
+        return (*PREFERENCE.get(device_type, ()), *FALLBACK)
+    return (_forced[-1],) if _forced[-1] == "reference" else (_forced[-1], *FALLBACK)
+
+
+BACKENDS: dict[str, Backend] = {"cpu": cpu, "library": Library(select), "reference": reference}
+
+
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run every op inside the block on one backend; what it lacks goes to the reference.
+    """Run every op inside the block on one backend; what it lacks goes to the library and the reference.
 
     The choice holds for the whole process (autograd's backward threads included) until the block ends.
 
     Args:
-        name: ``"reference"`` (pure ATen, any device) or ``"cpu"`` (the C++ extension).
+        name: ``"reference"`` (pure ATen, any device, nothing else), ``"cpu"`` (the C++ extension) or ``"library"``
+            (no kernels of our own).
 
     Raises:
         ValueError: unknown name.
@@ -75,6 +93,4 @@ def observe(callback: Callable[[str, str], None]) -> Iterator[None]:
 
 def convolution_engine(device_type: str) -> str:
     """The first backend of this device with convolution kernels of its own, else "library" (cuDNN, oneDNN)."""
-    names = (_forced[-1],) if _forced else PREFERENCE.get(device_type, ())
-    own = (n for n in names if n != "reference" and "conv_fprop" in BACKENDS[n].OPS)
-    return next(own, "library")
+    return next((n for n in _candidates(device_type) if n not in FALLBACK and "conv_fprop" in BACKENDS[n].OPS), "library")

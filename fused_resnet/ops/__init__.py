@@ -1,4 +1,4 @@
-"""The op table: one signature per kernel, the same in every backend, registered as ``torch.ops.fused_resnet``."""
+"""The op table: one signature per kernel, the same in every backend: ``torch.ops.fused_resnet``."""
 
 from .conv import (
     conv_dgrad,

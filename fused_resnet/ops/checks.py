@@ -1,6 +1,8 @@
-"""Argument checks of the ops: each raises before any kernel runs, naming the argument, what came, what was expected."""
+"""Argument checks of the ops: raised before any kernel runs, naming the argument and what was expected."""
 
 import torch
+
+from ..backends.reference.layout import accumulation_dtype
 
 ACTIVATIONS = ("relu", "identity")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -18,23 +20,42 @@ def activation(name, t):
         raise TypeError(f"{name}: expected one of fp32, fp64, bf16, fp16, got {t.dtype}")
 
 
-def like(name, t, other_name, other, shape=None):
-    """Same device and dtype as `other`; same shape, or `shape`."""
-    if t.device != other.device:
-        raise ValueError(f"{name}: expected device {other.device} as {other_name}, got {t.device}")
-    if t.dtype != other.dtype:
-        raise TypeError(f"{name}: expected dtype {other.dtype} as {other_name}, got {t.dtype}")
-    expected = other.shape if shape is None else shape
-    if tuple(t.shape) != tuple(expected):
-        fail(name, f"shape {tuple(expected)}", f"shape {tuple(t.shape)}")
+def _matches(name, t, of_name, of, dtype, shape):
+    if t.device != of.device:
+        raise ValueError(f"{name}: expected device {of.device} of {of_name}, got {t.device}")
+    if t.dtype != dtype:
+        raise TypeError(f"{name}: expected dtype {dtype} for {of_name} of {of.dtype}, got {t.dtype}")
+    if tuple(t.shape) != tuple(shape):
+        fail(name, f"shape {tuple(shape)}", f"shape {tuple(t.shape)}")
+
+
+def like(name, t, of_name, of, shape=None):
+    """Same device and dtype as `of`; same shape, or `shape`."""
+    _matches(name, t, of_name, of, of.dtype, of.shape if shape is None else shape)
 
 
 def vector(name, t, of_name, of, shape):
-    """A per-channel tensor on the device of `of`, in the accumulation dtype or narrower."""
-    if t.device != of.device:
-        raise ValueError(f"{name}: expected device {of.device} as {of_name}, got {t.device}")
-    if tuple(t.shape) != tuple(shape):
-        fail(name, f"shape {tuple(shape)}", f"shape {tuple(t.shape)}")
+    """Per-channel values on the device of `of`, in its accumulation dtype."""
+    _matches(name, t, of_name, of, accumulation_dtype(of), shape)
+
+
+def statistics(name, t, shape):
+    """Per-channel values that no activation comes with."""
+    if t.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name}: expected fp32 or fp64, got {t.dtype}")
+    _matches(name, t, name, t, t.dtype, shape)
+
+
+def indices(name, t, of_name, of, shape):
+    """Bytes on the device of `of`."""
+    _matches(name, t, of_name, of, torch.uint8, shape)
+
+
+def parameter(name, t, of_name, of):
+    """A module's own per-channel tensor, like `of` but of any supported dtype."""
+    if t.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected one of fp32, fp64, bf16, fp16, got {t.dtype}")
+    _matches(name, t, of_name, of, t.dtype, of.shape)
 
 
 def act(name, value):
@@ -56,26 +77,29 @@ def geometry(stride, padding, dilation, groups):
         fail("groups", "an integer >= 1", groups)
 
 
-def output_size(size, kernel, stride, padding, dilation=(1, 1)):
-    """Height and width of a convolution's or pool's output (floor mode); raises where it would not be positive."""
+def output_size(name, size, kernel, stride, padding, dilation=(1, 1)):
+    """Height and width of a convolution's or pool's output (floor mode), at least 1 each."""
     out = tuple(
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
     )
     if out[0] < 1 or out[1] < 1:
-        fail("x", f"height and width to fit a {tuple(kernel)} window with padding {tuple(padding)}", tuple(size))
+        expected = f"height and width to fit a {tuple(kernel)} window with padding {tuple(padding)}"
+        fail(name, expected, tuple(size))
     return out
 
 
-def convolution(x, weight, stride, padding, dilation, groups):
+def convolution(x_size, weight_size, stride, padding, dilation, groups, names=("x", "weight")):
     """Input and weight of a convolution fit each other; gives the output's shape ``[N, K, P, Q]``."""
-    activation("x", x)
     geometry(stride, padding, dilation, groups)
-    k, c_group, *kernel = weight.shape if weight.dim() == 4 else fail("weight", "4 dimensions", tuple(weight.shape))
-    if x.shape[1] != c_group * groups:
-        fail("x", f"{c_group * groups} channels for a weight of shape {tuple(weight.shape)}, groups {groups}",
-             f"shape {tuple(x.shape)}")
+    x_name, weight_name = names
+    for name, size in ((x_name, x_size), (weight_name, weight_size)):
+        if len(size) != 4:
+            fail(name, "4 dimensions", f"shape {tuple(size)}")
+    k, c_group, *kernel = weight_size
+    if x_size[1] != c_group * groups:
+        expected = f"{c_group * groups} channels for a weight of shape {tuple(weight_size)}, groups {groups}"
+        fail(x_name, expected, f"shape {tuple(x_size)}")
     if k % groups:
-        fail("weight", f"a multiple of groups={groups} output channels", k)
-    like("weight", weight, "x", x, weight.shape)
-    return (x.shape[0], k, *output_size(x.shape[2:], kernel, stride, padding, dilation))
+        fail(weight_name, f"a multiple of groups={groups} output channels", k)
+    return (x_size[0], k, *output_size(x_name, x_size[2:], kernel, stride, padding, dilation))

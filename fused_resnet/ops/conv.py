@@ -1,11 +1,10 @@
 """Convolutions with a prologue on what they load and an epilogue on what they store.
 
-Prologues: forward reads ``z = act(scale*x + shift)`` when x_norm is given (else x); zero padding comes after it.
-Backward reads ``dy = a*g + b*y + c`` when dnorm is given (else g).
+Prologues: forward reads ``z = act(scale*x + shift)`` when x_norm is given (else x); zero padding comes after
+it. Backward reads ``dy = a*g + b*y + c`` when dnorm is given (else g).
 """
 
 from collections.abc import Sequence
-from typing import Optional
 
 from torch import Tensor
 
@@ -19,8 +18,16 @@ def _prologue(x, x_norm, x_act):
         checks.vector("x_norm", x_norm, "x", x, (4, x.shape[1]))
 
 
-def _gradient(g, y, dnorm):
+def _forward(x, weight, stride, padding, dilation, groups):
+    checks.activation("x", x)
+    shape = checks.convolution(x.shape, weight.shape, stride, padding, dilation, groups)
+    checks.like("weight", weight, "x", x, weight.shape)
+    return shape
+
+
+def _gradient(g, y, dnorm, shape):
     checks.activation("g", g)
+    checks.like("g", g, "g", g, shape)
     if y is not None:
         checks.like("y", y, "g", g)
     if dnorm is not None:
@@ -31,24 +38,24 @@ def _gradient(g, y, dnorm):
 def conv_fprop(
     x: Tensor,
     weight: Tensor,
-    bias: Optional[Tensor],
-    x_norm: Optional[Tensor],
+    bias: Tensor | None,
+    x_norm: Tensor | None,
     x_act: str,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-    norm: Optional[Tensor],
-    residual: Optional[Tensor],
+    norm: Tensor | None,
+    residual: Tensor | None,
     act: str,
 ) -> Tensor:
     """``act(scale*(conv(z) + bias) + shift + residual)``: a convolution whose BN is known beforehand.
 
-    Args: x ``[N, C, H, W]``; weight ``[K, C/groups, R, S]``; bias ``[K]``; x_norm ``[4, C]``; norm ``[4, K]``;
-    residual ``[N, K, P, Q]``; x_act, act "relu" or "identity". Returns: ``[N, K, P, Q]`` like x.
+    Args: x ``[N, C, H, W]``; weight ``[K, C/groups, R, S]``; bias ``[K]``; x_norm ``[4, C]``; norm
+    ``[4, K]``; residual ``[N, K, P, Q]``; x_act, act "relu" or "identity". Returns: ``[N, K, P, Q]`` like x.
     Equivalent to ``act(scale * F.conv2d(z, weight, bias, ...) + shift + residual)``.
     """
-    shape = checks.convolution(x, weight, stride, padding, dilation, groups)
+    shape = _forward(x, weight, stride, padding, dilation, groups)
     _prologue(x, x_norm, x_act)
     if bias is not None:
         checks.like("bias", bias, "x", x, shape[1:2])
@@ -63,7 +70,7 @@ def conv_fprop(
 def conv_fprop_stats(
     x: Tensor,
     weight: Tensor,
-    x_norm: Optional[Tensor],
+    x_norm: Tensor | None,
     x_act: str,
     stride: Sequence[int],
     padding: Sequence[int],
@@ -75,7 +82,7 @@ def conv_fprop_stats(
     Args as in `conv_fprop`. Returns: y ``[N, K, P, Q]``, mean ``[K]``, biased var ``[K]``.
     Equivalent to ``y = F.conv2d(z, weight, ...); mean, var = bn_stats(y)``.
     """
-    checks.convolution(x, weight, stride, padding, dilation, groups)
+    _forward(x, weight, stride, padding, dilation, groups)
     _prologue(x, x_norm, x_act)
 
 
@@ -88,18 +95,19 @@ def conv_dgrad(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-    y: Optional[Tensor],
-    dnorm: Optional[Tensor],
-    residual: Optional[Tensor],
+    y: Tensor | None,
+    dnorm: Tensor | None,
+    residual: Tensor | None,
 ) -> Tensor:
     """Gradient of a convolution's input, plus the gradient that reaches the same tensor on the shortcut.
 
     Args: g, y ``[N, K, P, Q]``; dnorm ``[3, K]``; weight ``[K, C/groups, R, S]``; residual of input_size.
-    Returns: ``input_size`` like g. Equivalent to ``torch.nn.grad.conv2d_input(input_size, weight, dy) + residual``.
+    Returns: ``input_size`` like g. Equivalent to
+    ``torch.nn.grad.conv2d_input(input_size, weight, dy) + residual``.
     """
-    _gradient(g, y, dnorm)
-    checks.geometry(stride, padding, dilation, groups)
-    checks.like("weight", weight, "g", g, (g.shape[1], input_size[1] // groups, *weight.shape[2:]))
+    sizes, names = (input_size, weight.shape), ("input_size", "weight")
+    _gradient(g, y, dnorm, checks.convolution(*sizes, stride, padding, dilation, groups, names))
+    checks.like("weight", weight, "g", g, weight.shape)
     if residual is not None:
         checks.like("residual", residual, "g", g, input_size)
 
@@ -112,19 +120,20 @@ def conv_dgrad_reduce(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-    y: Optional[Tensor],
-    dnorm: Optional[Tensor],
+    y: Tensor | None,
+    dnorm: Tensor | None,
     x: Tensor,
     x_norm: Tensor,
     x_act: str,
 ) -> tuple[Tensor, Tensor]:
     """`conv_dgrad`, then the activation's mask and the BN sums of the unit that made x.
 
-    Args: x ``[N, C, H, W]`` the raw output of the unit before, x_norm ``[4, C]`` its BN; the others as `conv_dgrad`.
+    Args: x ``[N, C, H, W]`` the raw output of the unit before, x_norm ``[4, C]`` its BN; the others as
+    `conv_dgrad`.
     Returns: g of that unit, like x; sums ``[2, C]``: Σg, Σg·xhat.
     """
-    _gradient(g, y, dnorm)
-    checks.convolution(x, weight, stride, padding, dilation, groups)
+    _gradient(g, y, dnorm, _forward(x, weight, stride, padding, dilation, groups))
+    checks.like("x", x, "g", g, x.shape)
     _prologue(x, x_norm, x_act)
 
 
@@ -132,29 +141,29 @@ def conv_dgrad_reduce(
 def conv_wgrad(
     g: Tensor,
     x: Tensor,
-    x_norm: Optional[Tensor],
+    x_norm: Tensor | None,
     x_act: str,
     weight_size: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-    y: Optional[Tensor],
-    dnorm: Optional[Tensor],
+    y: Tensor | None,
+    dnorm: Tensor | None,
 ) -> Tensor:
     """Gradient of a convolution's weight, in the accumulation dtype.
 
     Args: g, y ``[N, K, P, Q]``; x ``[N, C, H, W]``. Returns: ``weight_size = [K, C/groups, R, S]``.
     Equivalent to ``torch.nn.grad.conv2d_weight(z, weight_size, dy)``.
     """
-    _gradient(g, y, dnorm)
-    checks.geometry(stride, padding, dilation, groups)
+    sizes, names = (x.shape, weight_size), ("x", "weight_size")
+    _gradient(g, y, dnorm, checks.convolution(*sizes, stride, padding, dilation, groups, names))
     checks.like("x", x, "g", g, x.shape)
     _prologue(x, x_norm, x_act)
 
 
 @op()
-def gram(x: Tensor, x_norm: Optional[Tensor], x_act: str, stride: Sequence[int]) -> tuple[Tensor, Tensor]:
+def gram(x: Tensor, x_norm: Tensor | None, x_act: str, stride: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Mean and centred second-moment matrix of the rows z ``[M, C]`` that a 1x1 convolution reads.
 
     Args: x ``[N, C, H, W]``; x_norm ``[4, C]``; stride of the convolution.
@@ -171,20 +180,20 @@ def folded_dgrad(
     g: Tensor,
     weight_g: Tensor,
     x: Tensor,
-    x_norm: Optional[Tensor],
+    x_norm: Tensor | None,
     x_act: str,
     weight_x: Tensor,
     bias: Tensor,
     stride: Sequence[int],
-    residual: Optional[Tensor],
+    residual: Tensor | None,
 ) -> Tensor:
-    """Input gradient of a 1x1 convolution whose BN was folded: ``g @ weight_g + z @ weight_x + bias + residual``.
+    """Input gradient of a Gram-folded convolution: ``g @ weight_g + z @ weight_x + bias + residual``.
 
-    Args: g ``[N, K, P, Q]``; weight_g ``[K, C]``; x, residual ``[N, C, H, W]``; weight_x ``[C, C]``; bias ``[C]``.
+    Args: g ``[N, K, P, Q]``; weight_g ``[K, C]``; x, residual ``[N, C, H, W]``; weight_x ``[C, C]``; bias
+    ``[C]``.
     Returns: like x; pixels that the stride skips get the residual alone.
     """
-    _folded(g, weight_g, x, x_norm, x_act, weight_x, bias)
-    checks.pair("stride", stride, 1)
+    _folded(g, weight_g, x, x_norm, x_act, weight_x, bias, stride)
     if residual is not None:
         checks.like("residual", residual, "x", x)
 
@@ -197,14 +206,15 @@ def folded_dgrad_reduce(
 
     Returns: g of that unit, like x; sums ``[2, C]``: Σg, Σg·xhat.
     """
-    _folded(g, weight_g, x, x_norm, x_act, weight_x, bias)
+    _folded(g, weight_g, x, x_norm, x_act, weight_x, bias, (1, 1))
 
 
-def _folded(g, weight_g, x, x_norm, x_act, weight_x, bias):
+def _folded(g, weight_g, x, x_norm, x_act, weight_x, bias, stride):
     checks.activation("g", g)
     checks.activation("x", x)
-    checks.like("g", g, "x", x, g.shape)
     channels = x.shape[1]
+    shape = checks.convolution(x.shape, (g.shape[1], channels, 1, 1), stride, (0, 0), (1, 1), 1)
+    checks.like("g", g, "x", x, shape)
     checks.like("weight_g", weight_g, "g", g, (g.shape[1], channels))
     checks.like("weight_x", weight_x, "g", g, (channels, channels))
     checks.vector("bias", bias, "x", x, (channels,))

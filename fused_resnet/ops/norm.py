@@ -1,7 +1,5 @@
 """Batch normalisation, activation and residual add."""
 
-from typing import Optional
-
 from torch import Tensor
 
 from . import checks
@@ -10,6 +8,11 @@ from .registry import op
 
 def _norm(name, norm, y):
     checks.vector(name, norm, "y", y, (4, y.shape[1]))
+
+
+def _moments(mean, var):
+    checks.statistics("mean", mean, mean.shape[-1:])
+    checks.vector("var", var, "mean", mean, mean.shape)
 
 
 @op()
@@ -23,18 +26,17 @@ def bn_stats(y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @op()
-def bn_finalize(
-    mean: Tensor, var: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps: float
-) -> Tensor:
+def bn_finalize(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """BN's coefficients ``norm [4, C]``: rows mean, invstd, scale, shift.
 
     Args: mean, var ``[C]`` (batch or running statistics); weight, bias ``[C]`` or None; eps > 0 or 0.
     Equivalent to ``invstd = (var + eps).rsqrt(); scale = weight * invstd; shift = bias - mean * scale``
     (Ioffe & Szegedy 2015, algorithm 1).
     """
-    for name, t in (("var", var), ("weight", weight), ("bias", bias)):
+    _moments(mean, var)
+    for name, t in (("weight", weight), ("bias", bias)):
         if t is not None:
-            checks.vector(name, t, "mean", mean, mean.shape)
+            checks.parameter(name, t, "mean", mean)
 
 
 @op(mutates=("running_mean", "running_var"))
@@ -46,8 +48,9 @@ def bn_update_running(
     Args: running_mean, running_var, mean, var ``[C]``; correction = M/(M-1) makes the biased var unbiased.
     Equivalent to ``running.lerp_(batch, momentum)``.
     """
-    for name, t in (("running_var", running_var), ("mean", mean), ("var", var)):
-        checks.vector(name, t, "running_mean", running_mean, running_mean.shape)
+    _moments(mean, var)
+    for name, t in (("running_mean", running_mean), ("running_var", running_var)):
+        checks.parameter(name, t, "mean", mean)
 
 
 @op()
@@ -62,9 +65,7 @@ def bn_act(y: Tensor, norm: Tensor, act: str) -> Tensor:
 
 
 @op()
-def bn_add_act(
-    y: Tensor, norm: Tensor, residual: Tensor, residual_norm: Optional[Tensor], act: str
-) -> Tensor:
+def bn_add_act(y: Tensor, norm: Tensor, residual: Tensor, residual_norm: Tensor | None, act: str) -> Tensor:
     """``act(scale*y + shift + r)``; r is the residual, or with residual_norm its BN (projection shortcut).
 
     Args: y, residual ``[N, C, H, W]``; norm, residual_norm ``[4, C]``. Returns: like y, rounded once.
@@ -80,18 +81,20 @@ def bn_add_act(
 @op()
 def bn_act_bwd_reduce(
     dout: Tensor,
-    y: Optional[Tensor],
-    norm: Optional[Tensor],
-    out: Optional[Tensor],
-    dual_y: Optional[Tensor],
-    dual_norm: Optional[Tensor],
+    y: Tensor | None,
+    norm: Tensor | None,
+    out: Tensor | None,
+    dual_y: Tensor | None,
+    dual_norm: Tensor | None,
     act: str,
 ) -> tuple[Tensor, Tensor]:
     """Gradient g of BN's output and its sums, in one pass.
 
-    ``g = dout * (out > 0)``; without `out` the mask is ``scale*y + shift > 0``. ``xhat = (y - mean)*invstd``.
+    g is dout, and 0 where ``out <= 0``, without `out` where ``scale*y + shift <= 0`` (NaN lets it pass, as in
+    ReLU's backward); ``xhat = (y - mean)*invstd``.
 
-    Args: dout ``[N, C, H, W]``; y with norm, out, and dual_y with dual_norm (the projection shortcut's BN) like it.
+    Args: dout ``[N, C, H, W]``; y with norm, out, and dual_y with dual_norm (the projection shortcut's BN)
+    like it.
     Returns: g like dout; sums ``[1..3, C]``: Σg, with y Σg·xhat, with dual_y its Σg·xhat.
     """
     checks.activation("dout", dout)
@@ -115,11 +118,12 @@ def bn_bwd_finalize(sums: Tensor, norm: Tensor, count: float) -> Tensor:
     ``a = scale``, ``b = -a*invstd*Σg·xhat/M``, ``c = -a*Σg/M - b*mean`` (Ioffe & Szegedy 2015, section 3).
     Args: sums ``[2, C]``: Σg, Σg·xhat; norm ``[4, C]``; count = M.
     """
-    checks.vector("sums", sums, "norm", norm, (2, norm.shape[1]))
+    checks.statistics("norm", norm, (4, *norm.shape[-1:]))
+    checks.vector("sums", sums, "norm", norm, (2, *norm.shape[-1:]))
 
 
 @op()
-def bn_act_bwd_apply(g: Tensor, y: Optional[Tensor], dnorm: Tensor) -> Tensor:
+def bn_act_bwd_apply(g: Tensor, y: Tensor | None, dnorm: Tensor) -> Tensor:
     """``a*g + b*y + c``; without y (BN in eval or frozen mode) ``a*g``.
 
     Args: g, y ``[N, C, H, W]``; dnorm ``[3, C]``. Returns: like g.

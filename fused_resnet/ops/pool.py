@@ -20,19 +20,25 @@ def _window(kernel_size, stride, padding):
 
 @op()
 def bn_act_maxpool(
-    y: Tensor, norm: Tensor, act: str, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+    y: Tensor,
+    norm: Tensor,
+    act: str,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """Max-pool of ``act(scale*y + shift)``, which is never written.
 
     Args: y ``[N, C, H, W]``; norm ``[4, C]``; kernel_size, stride, padding: (height, width).
-    Returns: out ``[N, C, P, Q]`` like y; argmax uint8 like out: ``row * kernel_w + column`` inside the window.
+    Returns: out ``[N, C, P, Q]`` like y; argmax uint8 like out: ``row * kernel_w + column`` inside the
+    window.
     Equivalent to ``F.max_pool2d(bn_act(y, norm, act), kernel_size, stride, padding, return_indices=True)``.
     """
     checks.activation("y", y)
     checks.vector("norm", norm, "y", y, (4, y.shape[1]))
     checks.act("act", act)
     _window(kernel_size, stride, padding)
-    checks.output_size(y.shape[2:], kernel_size, stride, padding)
+    checks.output_size("y", y.shape[2:], kernel_size, stride, padding)
 
 
 @op()
@@ -53,8 +59,8 @@ def bn_act_maxpool_bwd_reduce(
     """
     checks.activation("y", y)
     _window(kernel_size, stride, padding)
-    shape = (*y.shape[:2], *checks.output_size(y.shape[2:], kernel_size, stride, padding))
+    shape = (*y.shape[:2], *checks.output_size("y", y.shape[2:], kernel_size, stride, padding))
     checks.like("dout", dout, "y", y, shape)
-    checks.vector("argmax", argmax, "y", y, shape)
+    checks.indices("argmax", argmax, "y", y, shape)
     checks.vector("norm", norm, "y", y, (4, y.shape[1]))
     checks.act("act", act)

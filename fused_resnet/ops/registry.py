@@ -1,7 +1,7 @@
 """Registers an op with torch from one annotated Python function.
 
-The function's signature is the schema, its docstring the documentation and its body the argument checks. Shapes on
-fake tensors come from the reference implementation, so they cannot drift from it.
+The function's signature is the schema, its docstring the documentation and its body the argument checks.
+Shapes on fake tensors come from the reference implementation, so they cannot drift from it.
 """
 
 import functools
@@ -37,8 +37,8 @@ def op(mutates=()):
         overload = getattr(getattr(torch.ops, NAMESPACE), name).default
 
         @functools.wraps(check)
-        def call(*args):
-            return overload(*args)
+        def call(*args, **kwargs):
+            return overload(*args, **kwargs)
 
         return call
 

@@ -1,7 +1,8 @@
 """The specification of every op, in plain ATen: any device, any layout, any floating dtype.
 
 Every other backend must agree with these functions up to rounding, and the same functions run on fake tensors
-to give the shapes, dtypes and strides that `torch.compile` and `torch.export` see. Nothing but torch is imported.
+to give the shapes, dtypes and strides that `torch.compile` and `torch.export` see. Nothing but torch is
+imported.
 
 Conventions shared by all backends:
 
@@ -15,16 +16,8 @@ Conventions shared by all backends:
 * results never alias arguments.
 """
 
-from .conv import (
-    conv_dgrad,
-    conv_dgrad_reduce,
-    conv_fprop,
-    conv_fprop_stats,
-    conv_wgrad,
-    folded_dgrad,
-    folded_dgrad_reduce,
-    gram,
-)
+from . import norm
+from .conv import Convolutions
 from .norm import (
     bn_act,
     bn_act_bwd_apply,
@@ -50,16 +43,8 @@ OPS = {
         bn_act_bwd_apply,
         bn_act_maxpool,
         bn_act_maxpool_bwd_reduce,
-        conv_fprop,
-        conv_fprop_stats,
-        conv_dgrad,
-        conv_dgrad_reduce,
-        conv_wgrad,
-        gram,
-        folded_dgrad,
-        folded_dgrad_reduce,
     )
-}
+} | Convolutions(norm).ops()
 
 
 def refuses(op, args):

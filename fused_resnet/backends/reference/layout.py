@@ -19,7 +19,7 @@ def per_channel(v):
 
 
 def memory_format(t):
-    """The layout that an op on `t` gives its result: NHWC only where `t` is unambiguously NHWC, as ATen decides."""
+    """The layout of an op's result: NHWC only where `t` is unambiguously NHWC, as ATen decides."""
     nhwc = t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous()
     return torch.channels_last if nhwc else torch.contiguous_format
 
@@ -29,10 +29,17 @@ def rows(x):
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def from_rows(matrix, like, channels):
-    """``[M, channels]`` back to ``[N, channels, H, W]`` with the layout of `like`."""
-    n, _, h, w = like.shape
-    return matrix.view(n, h, w, channels).permute(0, 3, 1, 2).contiguous(memory_format=memory_format(like))
+def from_rows(matrix, size, like):
+    """``[M, C]`` as an activation of this ``[N, C, H, W]`` size, with the layout of `like`."""
+    n, c, h, w = size
+    return matrix.view(n, h, w, c).permute(0, 3, 1, 2).contiguous(memory_format=memory_format(like))
+
+
+def product(a, b):
+    """``a @ b``, accumulated and left in the accumulation dtype."""
+    if a.is_cuda and a.dtype != accumulation_dtype(a):
+        return torch.mm(a, b, out_dtype=accumulation_dtype(a))  # the tensor cores of the narrow dtype
+    return torch.mm(widen(a), widen(b))
 
 
 def subsample(x, stride):

@@ -2,7 +2,7 @@
 
 import torch
 
-from .layout import accumulation_dtype, per_channel, widen
+from .layout import per_channel, widen
 
 
 def bn_stats(y):
@@ -20,7 +20,7 @@ def bn_finalize(mean, var, weight, bias, eps):
 
 
 def bn_update_running(running_mean, running_var, mean, var, momentum, correction):
-    """``running = (1 - momentum) * running + momentum * batch``, the variance made unbiased by `correction`."""
+    """``running = (1 - momentum)*running + momentum*batch``; `correction` makes the variance unbiased."""
     for running, batch in ((running_mean, mean), (running_var, var * correction)):
         running.copy_(torch.lerp(running.to(batch.dtype), batch, momentum))
 
@@ -50,15 +50,17 @@ def _normalised(y, norm):
 
 
 def bn_act_bwd_reduce(dout, y, norm, out, dual_y, dual_norm, act):
-    """g = dout where the activation passed it on; rows Σg, Σg·xhat (with y), Σg·xhat of the dual BN (with dual_y)."""
+    """g: dout where the activation let it pass; rows Σg, with y Σg·xhat, with dual_y its BN's Σg·xhat."""
     if act == "identity":
         g = dout.clone()
     else:
-        passed = out > 0 if out is not None else _normalise(y, norm) > 0
-        g = torch.where(passed, dout, torch.zeros((), dtype=dout.dtype, device=dout.device))
+        # not "> 0": a NaN lets the gradient pass, as in ReLU's backward
+        stopped = (_normalise(y, norm) if out is None else out) <= 0
+        g = torch.where(stopped, 0, dout)
     wide = widen(g)
     sums = [wide.sum((0, 2, 3))]
-    sums += [(wide * _normalised(t, n)).sum((0, 2, 3)) for t, n in ((y, norm), (dual_y, dual_norm)) if t is not None]
+    pairs = ((y, norm), (dual_y, dual_norm))
+    sums += [(wide * _normalised(t, n)).sum((0, 2, 3)) for t, n in pairs if t is not None]
     return g, torch.stack(sums)
 
 

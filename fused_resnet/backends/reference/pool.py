@@ -15,7 +15,7 @@ def _window_origin(out_size, stride, padding, device):
 
 
 def bn_act_maxpool(y, norm, act, kernel_size, stride, padding):
-    """Max-pool of ``act(scale*y + shift)``; argmax is the position inside the window, ``row * kernel_w + column``."""
+    """Max-pool of ``act(scale*y + shift)``; argmax: ``row * kernel_w + column`` inside the window."""
     z = bn_act(y, norm, act)
     out, index = F.max_pool2d(z, kernel_size, stride, padding, return_indices=True)
     top, left = _window_origin(out.shape[2:], stride, padding, y.device)
