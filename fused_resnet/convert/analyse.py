@@ -8,48 +8,47 @@ import torch.fx as fx
 import torch.nn as nn
 
 from .match import Match, Matcher
-from .trace import NotTraceable, trace
+from .trace import NotTraceable, Traced, trace
 
 
 @dataclass
 class Analysis:
-    """The graph of a module's forward in one mode with the units found in it.
+    """One module's forward in one mode, with the units found in it.
 
-    reason: why it is left alone, if it is; stays: it is a residual block that cannot be fused as a whole, so that nothing
-    inside it is fused either.
+    reason: why it cannot be read, where `traced` is None. stays: names of the modules of residual blocks in this
+    forward that are not fused as a whole, so that nothing in them is; with the reasons.
     """
 
-    graph: fx.Graph | None = None
-    matches: list[Match] = field(default_factory=list)
+    traced: Traced | None = None
     reason: str | None = None
-    stays: bool = False
+    matches: list[Match] = field(default_factory=list)
+    stays: dict[str, str] = field(default_factory=dict)
 
     @property
     def whole_block(self) -> bool:
         return any(m.addition is not None for m in self.matches)
 
+    def drop(self, targets: set[str]) -> None:
+        """Leave these modules alone."""
+        self.matches = [m for m in self.matches if not m.targets & targets]
+
 
 def analyse(module: nn.Module, training: bool, shared: set[int], inline: bool) -> Analysis:
     """Trace and match. With `inline`, sequentials of layers (projection shortcuts) are looked into."""
     try:
-        graph = trace(module, training, inline)
+        traced = trace(module, training, inline)
     except NotTraceable as error:
         return Analysis(reason=str(error))
-    _bypass_identities(graph, module)
-    matcher = Matcher(graph, module, shared)
+    matcher = Matcher(traced.graph, module, shared)
     blocks = matcher.blocks()
     taken = {n for b in blocks for n in b.nodes}
     matches = blocks + matcher.chains(taken)
-    reason = _why_block_stays(matcher, matches)
-    return Analysis(graph, reason=reason, stays=True) if reason else Analysis(graph, matches)
+    return Analysis(traced, None, matches, _unfused_blocks(matcher, matches))
 
 
-def _bypass_identities(graph: fx.Graph, module: nn.Module) -> None:
-    """nn.Identity stands where an option of the model is off (timm's anti-aliasing, drop block)."""
-    for node in list(graph.nodes):
-        if node.op == "call_module" and type(module.get_submodule(node.target)) is nn.Identity:
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
+def analyses(module: nn.Module, shared: set[int], inline: bool) -> dict[bool, Analysis]:
+    """Of both modes: training and eval may take different branches."""
+    return {training: analyse(module, training, shared, inline) for training in (True, False)}
 
 
 def _ancestors(node) -> set[fx.Node]:
@@ -62,28 +61,43 @@ def _ancestors(node) -> set[fx.Node]:
     return seen
 
 
-def _why_block_stays(matcher: Matcher, matches: list[Match]) -> str | None:
-    """A post-activation residual block is fused as a whole or left as it is.
+def _unfused_blocks(matcher: Matcher, matches: list[Match]) -> dict[str, str]:
+    """Modules of the post-activation residual blocks that no match covers entirely, with the reasons."""
+    found: dict[str, str] = {}
+    for addition in matcher.additions():
+        behind = next(iter(addition.users), None)
+        if len(addition.users) != 1 or _holds_convolution(matcher.module(behind)) or behind.op == "output":
+            continue
+        sides = [_ancestors(a) for a in addition.args]
+        block = (sides[0] ^ sides[1]) | {addition, behind}
+        if (why := _why_not_whole(matcher, matches, addition, behind, block)) is not None:
+            found |= {n.target: why for n in block if n.op == "call_module"}
+    return found
 
-    None where the forward is no such block (no or several additions, or no activation behind it).
-    """
-    additions = matcher.additions()
-    if len(additions) != 1 or len(additions[0].users) != 1:
-        return None
-    addition, behind = additions[0], next(iter(additions[0].users))
-    if behind.op == "output":
-        return None
+
+def _holds_convolution(module: nn.Module | None) -> bool:
+    return module is not None and any(isinstance(m, nn.Conv2d) for m in module.modules())
+
+
+def _why_not_whole(matcher, matches, addition, behind, block) -> str | None:
+    """Why the block (nodes between the fork and the activation) is not fused as a whole, or None if it is."""
     match = next((m for m in matches if m.addition is addition), None)
-    if match is None:
-        obstacle = next((a for a in addition.args if a.op != "placeholder" and not _is_layer(matcher, a)), behind)
-        return f"{matcher.describe(obstacle)} {'behind' if obstacle is behind else 'before'} the addition"
-    covered = {n for m in matches for n in m.nodes} | (_ancestors(match.residual) if match.residual else set())
-    rest = [n for n in matcher.graph.nodes if n.op.startswith("call") and n not in covered]
-    if not rest:
-        return None
-    obstacle = next((n for n in rest if not _is_layer(matcher, n)), rest[0])
-    return f"{matcher.describe(obstacle)} inside the block"
+    ordered = [n for n in matcher.graph.nodes if n in block and n.op.startswith("call")]
+    if match is not None:
+        covered = {n for m in matches for n in m.nodes}
+        if match.residual is not None and match.kind != "conv_bn_add_act":
+            covered |= _ancestors(match.residual)  # a shortcut may be anything
+        rest = [n for n in ordered if n not in covered]
+        return f"{matcher.describe(_obstacle(matcher, rest))} inside the block" if rest else None
+    if not matcher.is_layer(behind):
+        return f"{matcher.describe(behind)} behind the addition"
+    rest = [n for n in ordered if n not in (addition, behind)]
+    before = [a for a in addition.args if a in rest and not matcher.is_layer(a)]
+    if before:
+        return f"{matcher.describe(before[0])} before the addition"
+    return f"{matcher.describe(_obstacle(matcher, rest or [addition]))} inside the block"
 
 
-def _is_layer(matcher: Matcher, node) -> bool:
-    return isinstance(matcher.module(node), (nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.ReLU))
+def _obstacle(matcher, nodes):
+    """The first that is no layer, else the first."""
+    return next((n for n in nodes if not matcher.is_layer(n)), nodes[0])

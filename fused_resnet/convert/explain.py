@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -10,17 +11,25 @@ import torch.nn as nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .. import backends, planner
-from ..nn import record
-from ..nn.plain import is_batch_norm, why_not_batch_norm, why_not_convolution
-from .analyse import Analysis
-from .fuse import CONTAINERS, analyses, shared_modules, why_opaque
+from ..nn import FusedUnit, record
+from ..nn.plain import is_batch_norm, why_not_convolution
+from .analyse import Analysis, analyses
 from .match import Matcher
-from .module import as_stock, is_fused
+from .module import FusedModule, as_stock, is_fused
+from .survey import Survey, has_forward, join, shared_modules, survey, why_opaque
+from .trace import unchanged
+
+
+WIDTH = 120  # of the printed tables
 
 
 @dataclass(frozen=True)
 class Row:
-    """One fused unit (reason None) or one convolution left alone (kind None)."""
+    """One fused unit (reason None) or one convolution left alone (kind None).
+
+    path: of the module whose forward is fused, or of the convolution; modules: full names of the convolutions, batch
+    norms and (at the end) zero-padding shortcut or max-pool of the unit.
+    """
 
     path: str
     kind: str | None
@@ -56,7 +65,7 @@ class Explanation:
         from rich.console import Console
 
         out = io.StringIO()
-        console = Console(file=out, width=150, color_system=None)
+        console = Console(file=out, width=WIDTH, color_system=None)
         for table in self._tables():
             console.print(table)
         if self.backends:
@@ -71,10 +80,16 @@ class Explanation:
                 [_run_cells(r) for r in self.runs],
             )
         else:
-            cells = [(r.path or "(root)", r.kind, r.shortcut, ", ".join(r.modules)) for r in self.fused]
+            cells = [(r.path or "(root)", r.kind, r.shortcut, _relative(r)) for r in self.fused]
             yield _table("fused", ("module", "unit", "shortcut", "of"), cells)
         if self.left:
             yield _table("left alone", ("convolution", "because"), [(r.path, r.reason) for r in self.left])
+
+
+def _relative(row: Row) -> str:
+    """The names of a unit's modules as its module calls them."""
+    start = len(row.path) + 1 if row.path else 0
+    return " ".join(name[start:] for name in row.modules)
 
 
 def _run_cells(run: Run):
@@ -102,76 +117,98 @@ def explain(model: nn.Module, input: torch.Tensor | None = None) -> Explanation:
         input: optional example ``[N, C, H, W]``: with it the model is run on fake tensors (no memory, no time, running
             statistics untouched) and every unit's shapes, plan, backends, bytes and multiply-adds are listed.
 
-    Returns: an `Explanation`; print it. Raises: TypeError if model is no module.
+    Returns: an `Explanation`; print it. Raises: TypeError if model is no module or input no tensor.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if input is not None and not isinstance(input, torch.Tensor):
+        raise TypeError(f"input: expected a tensor, got {type(input).__name__}")
     fused = [row for path, module in model.named_modules() if is_fused(module) for row in _fused_rows(path, module)]
-    left = list(_left_alone(model, {name for row in fused for name in row.modules}))
+    with as_stock(model):
+        left = list(_left_alone(model, {name for row in fused for name in row.modules}))
     if input is None:
         return Explanation(fused, left)
-    runs, ops = _fake_run(model, input)
+    runs, ops = _fake_run(model, input, {model.get_submodule(r.modules[0]): r.path for r in fused})
     return Explanation(fused, left, runs, ops)
 
 
-def _join(path, name):
-    return f"{path}.{name}" if path else name
-
-
-def _fused_rows(path, module):
+def _fused_rows(path: str, module: FusedModule) -> Iterator[Row]:
     made = list(module._fused_programs.items())
     same = len(made) == 2 and made[0][1].units == made[1][1].units
     for training, program in made[:1] if same else made:
         mode = "" if same else (" (train)" if training else " (eval)")
         for unit, names in program.units:
             shortcut = "" if unit.shortcut == "none" else unit.shortcut
-            yield Row(path, unit.kind + mode, tuple(_join(path, n) for n in names if n), shortcut)
+            yield Row(path, unit.kind + mode, tuple(join(path, n) for n in _kept_names(unit, names)), shortcut)
+
+
+def _kept_names(unit: FusedUnit, names) -> list[str]:
+    """A unit's modules but for the activations."""
+    return [n for i, n in enumerate(names) if n is not None and (i >= 3 * unit.depth or i % 3 != 2)]
 
 
 # ---- why a convolution was left alone -----------------------------------------------------------------------------
 
 
 def _is_convolution(module) -> bool:
-    """Of any class: quantised, lazy and parametrized ones are subclasses or carry the name."""
-    return "Conv" in type(module).__name__ and not any(_is_convolution(c) for c in module.children())
+    """Of any class: quantised, lazy, parametrized and scripted ones are subclasses or carry the name."""
+    name = getattr(module, "original_name", type(module).__name__)
+    return "Conv" in name and not any(_is_convolution(c) for c in module.children())
 
 
-def _left_alone(model, absorbed):
-    shared = shared_modules(model)
-    cache: dict[str, dict[bool, Analysis]] = {}
-    for path, module in model.named_modules():
-        if not _is_convolution(module) or path in absorbed or is_fused(module):
-            continue
-        yield Row(path, None, (path,), reason=_reason(model, path, module, shared, cache))
+def _left_alone(model: nn.Module, absorbed: set[str]) -> Iterator[Row]:
+    """Args: a model of stock classes; names of the modules in fused units."""
+    left = {n: m for n, m in model.named_modules() if _is_convolution(m) and n not in absorbed}
+    if left:
+        reasons = _Reasons(model)
+        for path, conv in left.items():
+            yield Row(path, None, (path,), reason=reasons.of(path, conv))
 
 
+class _Reasons:
+    """Why the convolutions of a model of stock classes are not fused."""
 
+    def __init__(self, model: nn.Module):
+        self.model, self.shared = model, shared_modules(model)
+        self.survey: Survey = survey(model, self.shared)
+        self.analyses: dict[str, Analysis] = {}
+        self.fusible = {
+            join(path, target): match.kind
+            for path, (_, found) in self.survey.rewrites.items()
+            for analysis in found.values()
+            for match in analysis.matches
+            for target in match.targets
+        }
 
-def _reason(model, path, conv, shared, cache) -> str:
-    if (why := why_not_convolution(conv)) is not None:
-        return why
-    if id(conv) in shared:
-        return "shared between several places of the model"
-    reasons = []
-    for owner in _enclosing(path):
-        module = model.get_submodule(owner)
-        if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
-            continue
+    def of(self, path: str, conv: nn.Module) -> str:
+        if (why := why_not_convolution(conv)) is not None:
+            return why
+        if id(conv) in self.shared:
+            return "shared between several places of the model"
+        if path in self.fusible:
+            return f"not fused yet: fuse() makes it part of a {self.fusible[path]}"
+        around = [path, *_enclosing(path)]
+        if (why := next((self.survey.stays[p] for p in around if p in self.survey.stays), None)) is not None:
+            return why
+        found = (self._in_forward_of(owner, path) for owner in around[1:])
+        return next((why for why in found if why is not None), "no module's forward calls it")
+
+    def _in_forward_of(self, owner: str, path: str) -> str | None:
+        """Why the owner's forward leaves the convolution; None if that does not call it."""
+        module = self.model.get_submodule(owner)
+        if not has_forward(module):
+            return None
         if (why := why_opaque(module)) is not None:
             return why
-        if owner not in cache:
-            with as_stock(module):
-                cache[owner] = analyses(module, shared, inline=True)
-        analysis = cache[owner][model.training]
-        if analysis.stays or analysis.graph is None:
+        if owner not in self.analyses:
+            self.analyses[owner] = analyses(module, self.shared, inline=True)[self.model.training]
+        analysis = self.analyses[owner]
+        if analysis.traced is None:
             return analysis.reason
-        reasons.append(_graph_reason(analysis, module, path[len(owner) + 1 :] if owner else path, shared))
-        if reasons[-1] is not None:
-            return reasons[-1]
-    return "no module's forward calls it"
+        return _graph_reason(analysis, module, path[len(owner) + 1 :] if owner else path, self.shared)
 
 
-def _enclosing(path):
+def _enclosing(path: str) -> list[str]:
     """Paths of the modules around `path`, innermost first, the root last."""
     parts = path.split(".")[:-1]
     return [".".join(parts[:i]) for i in range(len(parts), -1, -1)]
@@ -179,31 +216,30 @@ def _enclosing(path):
 
 def _graph_reason(analysis, module, target, shared) -> str | None:
     """What stands behind the convolution in the forward that calls it; None if this forward does not."""
-    node = next((n for n in analysis.graph.nodes if n.op == "call_module" and n.target == target), None)
+    node = next((n for n in analysis.traced.graph.nodes if n.op == "call_module" and n.target == target), None)
     if node is None:
         return None
-    matcher = Matcher(analysis.graph, module, shared)
-    if len(node.users) != 1:
-        return f"its output is used {len(node.users)} times"
-    behind = next(iter(node.users))
-    batch_norm = matcher.module(behind)
-    if batch_norm is not None and is_batch_norm(batch_norm):
-        if (why := why_not_batch_norm(batch_norm)) is not None:
-            return f"its batch norm has {why}"
-        node = behind
-        behind = next(iter(behind.users), None)
-    if behind is None or behind.op == "output":
+    matcher = Matcher(analysis.traced.graph, module, shared)
+    if (why := matcher.why_not_layer(node)) is not None:
+        return why
+    name = "its output"
+    behind = matcher.only_user(node)
+    if behind is not None and is_batch_norm(matcher.module(behind)):
+        if (why := matcher.why_not_layer(behind)) is not None:
+            return f"its batch norm: {why}"
+        name, node, behind = "its batch norm's output", behind, matcher.only_user(behind)
+    if behind is None:
+        return f"{name} is used {len(node.users)} times"
+    if behind.op == "output":
         return "no activation behind it"
-    if len(node.users) > 1:
-        return f"its batch norm's output is used {len(node.users)} times"
     return f"followed by {matcher.describe(behind)}"
 
 
 # ---- with an input ---------------------------------------------------------------------------------------------------
 
 
-def _fake_run(model, input):
-    paths = {id(m): name for name, m in model.named_modules()}
+def _fake_run(model, input, paths):
+    """Every fused unit's plan and the backends of all ops. Args: paths of the fused modules, by first convolution."""
     runs: list[Run] = []
     ops: dict[str, set[str]] = {}
 
@@ -213,12 +249,21 @@ def _fake_run(model, input):
         cost = planner.chain_cost(
             shapes, plan, x.element_size(), torch.is_grad_enabled(), unit.depth, unit.shortcut != "none"
         )
-        path = paths[id(modules[0])].rpartition(".")[0] or "(root)"
         engine = "own" if plan.prologue else "library"
+        path = paths[modules[0]] or "(root)"
         runs.append(Run(path, unit.kind, tuple(x.shape), stats, plan.fold, plan.recompute, engine, cost))
 
     fake = FakeTensorMode()
-    state = {n: fake.from_tensor(t) for n, t in (*model.named_parameters(), *model.named_buffers())}
-    with fake, record(on_unit), backends.observe(lambda op, name: ops.setdefault(op, set()).add(name)):
+    state = {n: _fake(fake, t) for n, t in (*model.named_parameters(), *model.named_buffers())}
+    with unchanged(model), fake, record(on_unit), backends.observe(lambda op, name: ops.setdefault(op, set()).add(name)):
         torch.func.functional_call(model, state, (fake.from_tensor(input),))
     return runs, {op: "+".join(sorted(names)) for op, names in ops.items()}
+
+
+def _fake(mode: FakeTensorMode, t: torch.Tensor) -> torch.Tensor:
+    """A tensor without storage; a batch norm's counter keeps its value, which a cumulative average reads."""
+    if t.dim() == 0 and not t.is_floating_point() and not t.is_meta:
+        value = t.item()
+        with mode:
+            return torch.tensor(value, dtype=t.dtype, device=t.device)
+    return mode.from_tensor(t)

@@ -7,6 +7,7 @@ behind an addition.
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +15,21 @@ import torch.fx as fx
 import torch.nn as nn
 import torch.nn.functional as F
 
-from ..nn.plain import why_not, why_not_batch_norm, why_not_convolution
-from ..nn.shortcut import ZeroPadShortcut
+from ..nn.plain import (
+    is_batch_norm,
+    why_not_batch_norm,
+    why_not_convolution,
+    why_not_pad,
+    why_not_pool,
+    why_not_relu,
+)
 
 RELU_FUNCTIONS = (F.relu, F.relu_, torch.relu, torch.relu_)
 ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add)
+INPLACE_OPERATORS = {
+    *(operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod, operator.ipow),
+    *(operator.iand, operator.ior, operator.ixor, operator.setitem),
+}
 
 
 @dataclass(frozen=True)
@@ -60,16 +71,28 @@ class Match:
                 own.append(node)
         return own
 
+    @property
+    def targets(self) -> set[str]:
+        """Names of the modules that it absorbs."""
+        return {n.target for n in self.nodes if n.op == "call_module"}
+
+    @property
+    def inplace(self) -> bool:
+        """Does the stock code add into the main path's tensor?"""
+        return self.addition is None or is_inplace_addition(self.addition)
+
+
+def is_inplace_addition(node: fx.Node) -> bool:
+    return node.target in (operator.iadd, "add_")
+
 
 class Matcher:
     """Reads one graph; `shared` holds the ids of modules that stand at several places of the model."""
 
     def __init__(self, graph: fx.Graph, root: nn.Module, shared: set[int]):
         self.graph, self.root, self.shared = graph, root, shared
-        self.calls: dict[str, int] = {}
-        for node in graph.nodes:
-            if node.op == "call_module":
-                self.calls[node.target] = self.calls.get(node.target, 0) + 1
+        self.order = {node: i for i, node in enumerate(graph.nodes)}
+        self.calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
 
     def module(self, node) -> nn.Module | None:
         if not isinstance(node, fx.Node) or node.op != "call_module":
@@ -90,16 +113,12 @@ class Matcher:
             return node.target in RELU_FUNCTIONS
         if node.op == "call_method":
             return node.target in ("relu", "relu_")
-        return type(self.module(node)) is nn.ReLU and why_not(self.module(node)) is None
+        return node.op == "call_module" and why_not_relu(self.module(node)) is None
 
     def _is_add(self, node) -> bool:
         if node.op == "call_function":
             return node.target in ADD_FUNCTIONS and len(node.args) == 2 and not node.kwargs
         return node.op == "call_method" and node.target in ("add", "add_") and len(node.args) == 2 and not node.kwargs
-
-    @staticmethod
-    def inplace(addition) -> bool:
-        return addition.target in (operator.iadd, "add_")
 
     def _is_conv(self, node) -> bool:
         return isinstance(self.module(node), nn.Conv2d) and self.why_not_conv(node) is None
@@ -148,7 +167,7 @@ class Matcher:
             path = self._main_path(main)
             if not path or not isinstance(other, fx.Node) or (best and len(path) <= len(best[0])):
                 continue
-            if self.inplace(addition) and main is not addition.args[0]:
+            if is_inplace_addition(addition) and main is not addition.args[0]:
                 continue  # the shortcut's own tensor is overwritten
             best = (path, other)
         if best is None:
@@ -166,10 +185,8 @@ class Matcher:
             projection = self._layer_ending_at(other)
             if projection is not None and projection.conv.args[0] is start:
                 return Match(kind, tuple(path), relu, "projection", projection, addition)
-            module = self.module(other)
-            if type(module) is ZeroPadShortcut and other.args[0] is start and len(other.users) == 1:
-                if why_not(module) is None:
-                    return Match(kind, tuple(path), relu, "pad", addition=addition, extra=other)
+            if self._is_pad(other) and other.args[0] is start and len(other.users) == 1:
+                return Match(kind, tuple(path), relu, "pad", addition=addition, extra=other)
             return Match(kind, tuple(path), relu, "tensor", addition=addition, residual=other)
         return Match("conv_bn_add_act", tuple(path[-1:]), relu, "tensor", addition=addition, residual=other)
 
@@ -180,7 +197,7 @@ class Matcher:
             if self._is_relu(node) and isinstance(node.args[0], fx.Node) and self._is_add(node.args[0]):
                 addition = node.args[0]
                 match = self._residual(node, addition) if len(addition.users) == 1 else None
-                if match is not None:
+                if match is not None and self._is_movable(match):
                     found.append(match)
         return found
 
@@ -193,26 +210,59 @@ class Matcher:
             layer = self._layer_ending_at(relu.args[0])
             if layer is None or layer.conv in taken:
                 continue
-            layer = Layer(layer.conv, layer.bn, relu)
-            pool = self.only_user(relu)
-            if layer.bn is not None and pool is not None and self._is_stem_pool(pool):
-                found.append(Match("conv_bn_act_maxpool", (layer,), pool, extra=pool))
-            else:
-                found.append(Match("conv_bn_act", (layer,), relu))
+            match = self._chain(Layer(layer.conv, layer.bn, relu))
+            if self._is_movable(match):
+                found.append(match)
         return found
 
+    def _chain(self, layer: Layer) -> Match:
+        pool = self.only_user(layer.relu)
+        if layer.bn is not None and pool is not None and self._is_stem_pool(pool):
+            return Match("conv_bn_act_maxpool", (layer,), pool, extra=pool)
+        return Match("conv_bn_act", (layer,), layer.relu)
+
+    def _is_pad(self, node) -> bool:
+        return node.op == "call_module" and why_not_pad(self.module(node)) is None
+
     def _is_stem_pool(self, node) -> bool:
-        pool = self.module(node)
-        if type(pool) is not nn.MaxPool2d or why_not(pool) is not None:
-            return False
-        size = pool.kernel_size if isinstance(pool.kernel_size, int) else max(pool.kernel_size)
-        return size <= 16 and pool.dilation in (1, (1, 1)) and not pool.ceil_mode and not pool.return_indices
+        return node.op == "call_module" and why_not_pool(self.module(node)) is None
+
+    def _is_movable(self, match: Match) -> bool:
+        """Is what the match reads still the same at its last node, where the fused unit will read it?"""
+        reads, own = {match.layers[0].conv.args[0], match.residual}, set(match.nodes)
+        first, last = min(self.order[n] for n in own), self.order[match.last]
+        between = (n for n, i in self.order.items() if first < i < last and n not in own)
+        return not any(n.args and n.args[0] in reads and self._writes(n) for n in between)
+
+    def _writes(self, node) -> bool:
+        """Does a node visibly write to its first argument?"""
+        if node.op == "call_module":
+            return getattr(self.module(node), "inplace", False)
+        name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+        flagged = node.kwargs.get("inplace") or any(a is True for a in node.args[1:])
+        return name.endswith("_") or node.target in INPLACE_OPERATORS or bool(flagged)
 
     def additions(self) -> list[fx.Node]:
         return [n for n in self.graph.nodes if self._is_add(n) and all(isinstance(a, fx.Node) for a in n.args)]
 
+    def is_layer(self, node) -> bool:
+        """A convolution, batch norm or ReLU that could be absorbed."""
+        return self._is_conv(node) or self._is_bn(node) or self._is_relu(node)
+
+    def why_not_layer(self, node) -> str | None:
+        """What keeps a convolution, batch norm or ReLU from being absorbed; None for all else."""
+        module = self.module(node)
+        if isinstance(module, nn.Conv2d):
+            return self.why_not_conv(node)
+        if is_batch_norm(module):
+            return why_not_batch_norm(module) or self._why_not_single(node)
+        return why_not_relu(module) if type(module) is nn.ReLU else None
+
     def describe(self, node) -> str:
         """A node in words, for the report."""
-        if node.op == "call_module":
-            return f"{node.target} ({type(self.module(node)).__name__})"
-        return f"{getattr(node.target, '__name__', node.target)}()"
+        if self._is_add(node):
+            return "an addition"
+        if node.op != "call_module":
+            return f"{getattr(node.target, '__name__', node.target)}()"
+        why = self.why_not_layer(node)
+        return f"{node.target} ({type(self.module(node)).__name__}{f': {why}' if why else ''})"

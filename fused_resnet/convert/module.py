@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Iterator, Mapping
 
 import torch.nn as nn
 
-from .rewrite import Pending
+from .rewrite import Pending, Program
+
+Programs = Mapping[bool, Program]  # in training and in eval mode
 
 
 class FusedModule(nn.Module):
@@ -18,12 +21,8 @@ class FusedModule(nn.Module):
     """
 
     _stock_type: type[nn.Module]
-
-    def forward(self, *args, **kwargs):
-        program = self._fused_programs.get(self.training)
-        if program is None or not program.applies(self, args, kwargs):
-            return super().forward(*args, **kwargs)
-        return program.function(self, *args, **kwargs)
+    # where code of the class makes another instance (slicing an nn.Sequential does), that one is not fused
+    _fused_programs: Programs = {}
 
     def __reduce_ex__(self, protocol):
         reduced = super().__reduce_ex__(protocol)
@@ -35,15 +34,22 @@ class FusedModule(nn.Module):
             from .fuse import programs  # pickles are opened rarely, and fuse imports this module
 
             memory = next(iter(self._fused_programs.values())).memory
-            with as_stock(self):
-                made = programs(self, memory)
-            self.__dict__["_fused_programs"] = made
+            self.__dict__["_fused_programs"] = programs(self, memory)
 
 
 @functools.cache
 def fused_type(stock: type[nn.Module]) -> type[FusedModule]:
     """The fused subclass of a module class, made once."""
-    return type(f"Fused{stock.__name__}", (FusedModule, stock), {"_stock_type": stock, "__doc__": stock.__doc__})
+
+    @functools.wraps(stock.forward)  # whoever asks for the signature (torch.fx does) gets the stock one
+    def forward(self, *args, **kwargs):
+        program = self._fused_programs.get(self.training)
+        if program is None or not program.applies(self, args, kwargs):
+            return stock.forward(self, *args, **kwargs)
+        return program.function(self, *args, **kwargs)
+
+    attributes = {"_stock_type": stock, "__doc__": stock.__doc__, "forward": forward}
+    return type(f"Fused{stock.__name__}", (FusedModule, stock), attributes)
 
 
 def _new(stock: type[nn.Module]) -> FusedModule:
@@ -52,16 +58,35 @@ def _new(stock: type[nn.Module]) -> FusedModule:
 
 
 @contextlib.contextmanager
-def as_stock(module: nn.Module):
-    """A fused module under its original class for a while, so that its own forward can be read."""
-    fused = type(module)
+def as_stock(model: nn.Module) -> Iterator[None]:
+    """Every fused module of a model under its original class for a while, so that its own forward can be read."""
+    fused = [(m, type(m)) for m in model.modules() if isinstance(m, FusedModule)]
     try:
-        if isinstance(module, FusedModule):
-            module.__class__ = module._stock_type
-        yield module
+        for module, cls in fused:
+            module.__class__ = cls._stock_type
+        yield
     finally:
-        module.__class__ = fused
+        for module, cls in fused:
+            module.__class__ = cls
 
 
 def is_fused(module: nn.Module) -> bool:
-    return isinstance(module, FusedModule)
+    """Has `fuse` changed this module's forward?"""
+    return isinstance(module, FusedModule) and bool(module._fused_programs)
+
+
+def is_wrapped(module: nn.Module) -> bool:
+    """Has somebody subclassed a fused module's class since (FSDP2 does)?"""
+    return isinstance(module, FusedModule) and "_stock_type" not in vars(type(module))
+
+
+def install(module: nn.Module, programs: Programs) -> None:
+    """Give a module fused forwards; without any, its own class back."""
+    if not programs and isinstance(module, FusedModule):
+        module.__dict__.pop("_fused_programs", None)
+        if not is_wrapped(module):
+            module.__class__ = module._stock_type
+    elif programs:
+        if not isinstance(module, FusedModule):
+            module.__class__ = fused_type(type(module))
+        module.__dict__["_fused_programs"] = programs

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import itertools
 import linecache
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
 
 import torch
 import torch.fx as fx
+import torch.nn as nn
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 
 from ..nn import FusedUnit
-from .match import Layer, Match, Matcher
+from .match import Layer, Match
+from .premises import Premises
+from .trace import Traced
 
 _counter = itertools.count()
 
@@ -20,27 +25,18 @@ _counter = itertools.count()
 class Program:
     """A module's forward with fused units, for one mode (train or eval).
 
-    function: called with the module and its arguments. attributes: what the module's plain attributes were when its
-    forward was traced; with others, its control flow might have gone elsewhere. units: (unit, names of its modules).
+    function: called with the module and its arguments. units: (unit, names of its modules).
     """
 
     function: Callable
     source: str
-    attributes: dict[str, Any]
+    premises: Premises
     units: tuple[tuple[FusedUnit, tuple[str | None, ...]], ...]
     memory: str
 
-    def applies(self, module, args, kwargs) -> bool:
-        """May the fused forward stand in for the stock one in this call?
-
-        Not while something else looks at the stock operations (export, tracing), nor after the attributes changed.
-        """
-        if torch.compiler.is_exporting() or torch.jit.is_tracing():
-            return False
-        if any(isinstance(a, fx.Proxy) for a in (*args, *kwargs.values())):
-            return False
-        present = module.__dict__
-        return all(name in present and present[name] == value for name, value in self.attributes.items())
+    def applies(self, module: nn.Module, args: tuple, kwargs: dict) -> bool:
+        """May the fused forward stand in for the stock one in this call?"""
+        return not _observed(args, kwargs) and self.premises.hold(module, args, kwargs)
 
     def __deepcopy__(self, memo):
         return self  # names only, nothing of the instance
@@ -56,23 +52,32 @@ class Pending:
     memory: str
 
 
-def rewrite(graph: fx.Graph, matches: list[Match], matcher: Matcher, attributes: dict, memory: str) -> Program:
-    """Replace every match in `graph` by a call of its unit, and compile the result."""
+def _observed(args: tuple, kwargs: dict) -> bool:
+    """Does something look at the stock operations, or need more of them than autograd Functions can do?
+
+    Export and tracing record them, hooks on all modules expect every module to be called, function transforms
+    (torch.func) and forward-mode AD go through each one.
+    """
+    if torch.compiler.is_exporting() or torch.jit.is_tracing() or _has_any_global_hook():
+        return True
+    if any(isinstance(a, fx.Proxy) for a in (*args, *kwargs.values())):
+        return True
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def rewrite(traced: Traced, matches: list[Match], memory: str) -> Program:
+    """Replace every match in the graph (which is used up) by a call of its unit, and compile the result."""
     units = []
     for match in matches:
-        unit = FusedUnit(match.kind, len(match.layers), match.shortcut, _inplace(match, matcher), memory)
-        names = tuple(_module_names(match, matcher))
-        _replace(graph, match, unit, names)
+        unit = FusedUnit(match.kind, len(match.layers), match.shortcut, match.inplace, memory)
+        names = tuple(_module_names(match))
+        _replace(traced.graph, match, unit, names)
         units.append((unit, names))
-    code = graph.python_code("self")
-    return Program(_compile(code), code.src, attributes, tuple(units), memory)
+    code = traced.graph.python_code("self")
+    return Program(_compile(code), code.src, traced.premises, tuple(units), memory)
 
 
-def _inplace(match: Match, matcher: Matcher) -> bool:
-    return match.addition is None or matcher.inplace(match.addition)
-
-
-def _module_names(match: Match, matcher: Matcher) -> list[str | None]:
+def _module_names(match: Match) -> list[str | None]:
     """Targets of the modules that the unit is called with, in `FusedUnit`'s order."""
 
     def target(node):

@@ -24,18 +24,19 @@ def input_tensor(x, name="x"):
         raise TypeError(f"{name}: expected one of fp32, fp64, bf16, fp16, got {x.dtype}")
 
 
-def unit(index, conv, bn, x, shape, autocast: bool, stats: Statistics):
+def unit(name, conv, bn, x, shape, autocast: bool, stats: Statistics):
     """One convolution and its batch norm against the ``[N, C, H, W]`` shape that reaches it.
 
+    Args: name: of the unit, for messages; x: the whole fused unit's input; autocast: will x be cast?
     Returns: its output's shape and its `ConvShape`. Raises ValueError or TypeError naming the argument.
     """
-    weight, name = conv.weight, f"unit {index}"
+    weight = conv.weight
     if weight.device != x.device:
         raise ValueError(f"x: expected device {weight.device} of {name}'s weight, got {x.device}")
     if not autocast and weight.dtype != x.dtype:
         raise TypeError(f"x: expected dtype {weight.dtype} of {name}'s weight, got {x.dtype}")
     if shape[1] != conv.in_channels:
-        given = "x" if index == 0 else f"{name}'s input"
+        given = "x" if shape == tuple(x.shape) else f"{name}'s input"
         raise ValueError(f"{given}: expected {conv.in_channels} channels, got shape {tuple(shape)}")
     kernel = tuple(weight.shape[2:])
     p, q = _out(shape[2:], kernel, conv)
@@ -66,10 +67,23 @@ def _batch_norm(name, bn, conv, x, out, stats):
         raise ValueError(f"x: expected more than 1 value per channel when training, got {tuple(out)} after {name}")
 
 
-def residual_tensor(residual, x, out):
-    """An explicit residual fits the output."""
-    input_tensor(residual, "residual")
-    if tuple(residual.shape) != tuple(out):
-        raise ValueError(f"residual: expected shape {tuple(out)}, got {tuple(residual.shape)}")
+def same_shape(name, got, expected) -> bool:
+    """Whether the shapes are the same; ValueError where they do not even broadcast."""
+    if got == expected:
+        return True
+    try:
+        torch.broadcast_shapes(got, expected)
+    except RuntimeError as error:
+        raise ValueError(f"{name}: expected shape {expected} of the main path, got {got}") from error
+    return False
+
+
+def residual_tensor(residual, x, out) -> bool:
+    """Whether an explicit residual is a floating tensor of the output's shape; ValueError where none can be added."""
+    if not isinstance(residual, torch.Tensor) or residual.dtype not in DTYPES:
+        return False  # a number, say: stock code adds it
+    if not same_shape("residual", tuple(residual.shape), tuple(out)):
+        return False
     if residual.device != x.device:
         raise ValueError(f"residual: expected device {x.device} of x, got {residual.device}")
+    return True

@@ -3,7 +3,10 @@
 import torch.nn as nn
 from torch.nn.utils import parametrize
 
+from .shortcut import ZeroPadShortcut
+
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+LARGEST_POOL = 16  # the stem keeps each maximum's place in a window of at most 16x16, in one byte
 
 
 def is_frozen_batch_norm(module) -> bool:
@@ -39,6 +42,8 @@ def why_not_convolution(conv: nn.Module) -> str | None:
         return f"padding={conv.padding!r}"
     if not conv.weight.is_floating_point():
         return f"a weight of dtype {conv.weight.dtype}"
+    if hasattr(type(conv.weight), "__tensor_flatten__"):  # of a distributed or quantised tensor, for one
+        return f"a weight of type {type(conv.weight).__name__}"
     return attached(conv)
 
 
@@ -51,10 +56,23 @@ def why_not_batch_norm(bn: nn.Module) -> str | None:
     return attached(bn)
 
 
-def why_not(module: nn.Module) -> str | None:
-    """Why a module of any absorbed kind cannot be absorbed as it is now, or None."""
-    if isinstance(module, nn.Conv2d):
-        return why_not_convolution(module)
-    if is_batch_norm(module):
-        return why_not_batch_norm(module)
+def why_not_relu(module: nn.Module) -> str | None:
+    """Why a module is no ReLU that a fused unit can absorb, or None."""
+    return attached(module) if type(module) is nn.ReLU else f"a {type(module).__name__}, not exactly nn.ReLU"
+
+
+def why_not_pad(module: nn.Module) -> str | None:
+    """Why a module is no zero-padding shortcut that a fused unit can absorb, or None."""
+    if type(module) is not ZeroPadShortcut:
+        return f"a {type(module).__name__}, not exactly ZeroPadShortcut"
     return attached(module)
+
+
+def why_not_pool(pool: nn.Module) -> str | None:
+    """Why a module is no max-pool that the stem can absorb, or None."""
+    if type(pool) is not nn.MaxPool2d:
+        return f"a {type(pool).__name__}, not exactly nn.MaxPool2d"
+    if pool.ceil_mode or pool.return_indices or pool.dilation not in (1, (1, 1)):
+        return "a max-pool with ceil_mode, return_indices or dilation"
+    size = pool.kernel_size if isinstance(pool.kernel_size, int) else max(pool.kernel_size)
+    return attached(pool) if size <= LARGEST_POOL else f"a window over {LARGEST_POOL}"

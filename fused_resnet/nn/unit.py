@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from .. import autograd, planner
 from ..autograd import ChainSpec, Geometry, Pool, UnitParams, UnitSpec
 from . import checks
-from .plain import is_frozen_batch_norm, why_not
+from .plain import (
+    is_frozen_batch_norm,
+    why_not_batch_norm,
+    why_not_convolution,
+    why_not_pad,
+    why_not_pool,
+    why_not_relu,
+)
 from .record import recorders
 from .statistics import count_batch, statistics
 
@@ -43,60 +50,85 @@ class FusedUnit:
         return self.kind
 
     def __call__(self, x, residual, *modules):
+        units, projection, last = self.split(modules)
+        if _is_unbatched(x, units) or self._changed(units, projection, last):
+            return self.stock(x, residual, modules)
         checks.input_tensor(x)
-        if x.numel() == 0 or any(m is not None and why_not(m) for m in modules):
-            return self.stock(x, residual, modules)
         dtype = _compute_dtype(x)
-        if self._keeps_wider_dtype(x, residual, modules, dtype):
+        if x.numel() == 0 or self._keeps_wider_dtype(x, residual, modules, dtype):
             return self.stock(x, residual, modules)
-        units = [modules[3 * i : 3 * i + 3] for i in range(self.depth)]
-        projection = modules[3 * self.depth :] if self.shortcut == "projection" else None
-        stats, shapes = self._check(x, residual, units, projection, dtype != x.dtype, modules)
+        stats, shapes, out, projected = self._check(x, units, projection, dtype != x.dtype)
+        if not self._adds_like(out, x, residual, projected, last):
+            return self.stock(x, residual, modules)
         plan = planner.plan_chain(shapes, [s.norm == "batch" for s in stats], self.memory, x.device.type)
-        spec = self._spec(units, projection, stats, plan, modules)
+        spec = self._spec(units, projection, last, stats, plan)
         for recorder in recorders:
             recorder(self, x, modules, shapes, plan, spec)
-        bns = [u[1] for u in units] + ([projection[1]] if projection else [])
-        for bn in bns:
+        layers = [*(u[:2] for u in units), *([projection] if projection else [])]
+        for _, bn in layers:
             count_batch(bn)
-        convs = [u[0] for u in units] + ([projection[0]] if projection else [])
-        tensors = [t for conv, bn in zip(convs, bns, strict=True) for t in _parameters(conv, bn)]
-        x = x.to(dtype)
+        tensors = [t for layer in layers for t in _parameters(*layer)]
         if self.kind == "conv_bn_act_maxpool":
-            return autograd.ConvBNActMaxPool.apply(spec, _pool(modules[-1]), x, *tensors)
+            return autograd.ConvBNActMaxPool.apply(spec, _pool(last), x.to(dtype), *tensors)
         residual = residual.to(dtype) if self.shortcut == "tensor" else None
-        return FUNCTIONS[self.kind].apply(spec, x, residual, *tensors)
+        return FUNCTIONS[self.kind].apply(spec, x.to(dtype), residual, *tensors)
+
+    def split(self, modules):
+        """The modules by role: (conv, bn, relu) per unit, the projection's (conv, bn) or None, pad or pool or None."""
+        units = [modules[3 * i : 3 * i + 3] for i in range(self.depth)]
+        rest = modules[3 * self.depth :]
+        projection = rest if self.shortcut == "projection" else None
+        return units, projection, rest[0] if rest and projection is None else None
+
+    def _changed(self, units, projection, last) -> bool:
+        """Was a module replaced by another kind, or something attached to it, since it was fused?"""
+        layers = [*units, (*projection, None)] if projection else units
+        for conv, bn, relu in layers:
+            if why_not_convolution(conv) or (bn is not None and why_not_batch_norm(bn)):
+                return True
+            if relu is not None and why_not_relu(relu):
+                return True
+        if last is None:
+            return False
+        return (why_not_pad(last) if self.shortcut == "pad" else why_not_pool(last)) is not None
 
     def _keeps_wider_dtype(self, x, residual, modules, dtype) -> bool:
         """Under autocast, cases where stock code computes or returns a wider dtype than the convolution's."""
         if any(m is not None and is_frozen_batch_norm(m) and m.weight.dtype != dtype for m in modules):
             return True
         added = {"tensor": residual, "identity": x, "pad": x}.get(self.shortcut)
-        return added is not None and not self.inplace_add and added.dtype != dtype
+        return not self.inplace_add and isinstance(added, torch.Tensor) and added.dtype != dtype
 
-    def _check(self, x, residual, units, projection, autocast, modules):
-        """Statistics and shapes of every unit; raises before anything has run or changed."""
-        shape, all_stats, shapes = tuple(x.shape), [], []
+    def _check(self, x, units, projection, autocast):
+        """Statistics and shapes of every unit, the output's shape and the projection's (or None).
+
+        Raises before anything has run or changed.
+        """
+        out, all_stats, shapes, projected = tuple(x.shape), [], [], None
         for i, (conv, bn, _) in enumerate(units):
             all_stats.append(statistics(bn))
-            shape, sizes = checks.unit(i, conv, bn, x, shape, autocast, all_stats[-1])
+            out, sizes = checks.unit(f"unit {i}", conv, bn, x, out, autocast, all_stats[-1])
             shapes.append(sizes)
         if projection is not None:
             all_stats.append(statistics(projection[1]))
-            got, sizes = checks.unit("shortcut", *projection, x, tuple(x.shape), autocast, all_stats[-1])
+            name = "the projection shortcut"
+            projected, sizes = checks.unit(name, *projection, x, tuple(x.shape), autocast, all_stats[-1])
             shapes.append(sizes)
-            _same_shape("the projection shortcut", got, shape)
-        elif self.shortcut == "identity":
-            _same_shape("x (the identity shortcut)", tuple(x.shape), shape)
-        elif self.shortcut == "pad":
-            pad = modules[-1]
-            height, width = (-(-n // pad.stride) for n in x.shape[2:])
-            _same_shape("the zero-padding shortcut", (x.shape[0], pad.out_channels, height, width), shape)
-        elif self.shortcut == "tensor":
-            checks.residual_tensor(residual, x, shape)
-        return all_stats, shapes
+        return all_stats, shapes, out, projected
 
-    def _spec(self, units, projection, stats, plan, modules):
+    def _adds_like(self, out, x, residual, projected, last) -> bool:
+        """Does the shortcut have the main path's shape? If not, stock code broadcasts one of them, or raises."""
+        if self.shortcut == "identity":
+            return checks.same_shape("x (the identity shortcut)", tuple(x.shape), out)
+        if self.shortcut == "projection":
+            return checks.same_shape("the projection shortcut", projected, out)
+        if self.shortcut == "pad":
+            height, width = (-(-n // last.stride) for n in x.shape[2:])
+            padded = (x.shape[0], last.out_channels, height, width)
+            return checks.same_shape("the zero-padding shortcut", padded, out)
+        return self.shortcut == "none" or checks.residual_tensor(residual, x, out)
+
+    def _spec(self, units, projection, last, stats, plan):
         specs = [
             UnitSpec(_geometry(conv), s.norm, "relu", s.eps, s.momentum, fold, s.group)
             for (conv, _, _), s, fold in zip(units, stats, plan.fold, strict=False)
@@ -107,7 +139,7 @@ class FusedUnit:
             extra = UnitSpec(
                 _geometry(projection[0]), s.norm, "identity", s.eps, s.momentum, plan.fold[-1], s.group
             )
-        pad_stride = modules[-1].stride if self.shortcut == "pad" else 1
+        pad_stride = last.stride if self.shortcut == "pad" else 1
         return ChainSpec(tuple(specs), self.shortcut, extra, pad_stride, plan.recompute, plan.prologue)
 
     def stock(self, x, residual, modules):
@@ -133,17 +165,17 @@ class FusedUnit:
         return h.add_(added) if self.inplace_add else h + added
 
 
-def _same_shape(name, got, expected):
-    if got != expected:
-        raise ValueError(f"{name}: expected shape {expected} of the main path, got {got}")
+def _is_unbatched(x, units) -> bool:
+    """``[C, H, W]``, which convolutions take and batch norms do not."""
+    return isinstance(x, torch.Tensor) and x.dim() == 3 and all(bn is None for _, bn, _ in units)
 
 
 def _compute_dtype(x):
     """The dtype that a convolution of x runs in: autocast's where it is on (fp64 is never cast)."""
     kind = x.device.type
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return x.dtype
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return x.dtype
+    return torch.get_autocast_dtype(kind)
 
 
 def _geometry(conv) -> Geometry:

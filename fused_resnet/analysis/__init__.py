@@ -1,0 +1,17 @@
+"""Measurements on models, stock and fused alike: what the demo, the benchmarks and the tests share.
+
+`digits` and `progress`, which need scikit-learn and rich, are imported by name.
+"""
+
+from .conditions import conditions, has_bf16_hardware
+from .memory import saved_activation_bytes
+from .timing import Timing, interleaved, synchronise
+
+__all__ = [
+    "Timing",
+    "conditions",
+    "has_bf16_hardware",
+    "interleaved",
+    "saved_activation_bytes",
+    "synchronise",
+]
