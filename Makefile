@@ -1,0 +1,65 @@
+# Targets that set themselves up: test, test-cpu-wheel, fuzz, lint, demo, bench, bench-ops. Also: setup, clean.
+# Variables: PYTHON, VENV, TORCH (what pip installs), PYTEST_ARGS, BENCH_ARGS, DEMO_ARGS.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+PYTEST_ARGS ?=
+BENCH_ARGS ?= --csv out/bench.csv
+DEMO_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# timm needs torchvision, which has to match torch to the patch release: it comes where torchvision does.
+TIMM := $(if $(findstring torchvision,$(TORCH)),timm==1.0.31)
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
+
+.PHONY: setup test test-cpu-wheel fuzz lint demo bench bench-ops clean
+
+setup: $(VENV)/.package
+
+# torch comes first and alone, then holds still: whatever is installed later is held to constraints.txt.
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet 'pip>=25,<27'
+	$(PIP) install --quiet $(TORCH)
+	$(PIP) freeze | grep -E '^(torch|torchvision)==' > $(VENV)/constraints.txt
+	$(PIP) install --quiet -c $(VENV)/constraints.txt 'setuptools>=77' wheel ninja pybind11
+	touch $@
+
+$(VENV)/.package: $(VENV)/.torch $(SOURCES)
+	$(PIP) install --quiet -c $(VENV)/constraints.txt --no-build-isolation \
+	  -e '.[demo,bench,test,lint]' $(TIMM) pytest-xdist typer
+	touch $@
+
+# One thread per worker: two workers of two threads each fight over the cores.
+test: $(VENV)/.package
+	FUSED_RESNET_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -n 2 --benchmark-disable $(PYTEST_ARGS)
+
+# Another torch: a CPU build where the package index has one, without torchvision and timm.
+test-cpu-wheel:
+	$(MAKE) test VENV=.venv-cpu TORCH=torch==2.13.0
+
+fuzz: $(VENV)/.package
+	$(BIN)/python -m pytest --hypothesis-profile=long tests/test_ops.py $(PYTEST_ARGS)
+
+lint: $(VENV)/.package
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+demo: $(VENV)/.package
+	$(BIN)/python examples/demo.py $(DEMO_ARGS)
+
+bench: $(VENV)/.package
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-ops: $(VENV)/.package
+	$(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)
+
+# Leaves the virtual environments, which are gigabytes to fetch again.
+clean:
+	rm -rf build dist out *.egg-info fused_resnet/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -f .venv*/.package
+	find benchmarks examples fused_resnet tests -name __pycache__ -prune -exec rm -rf {} +
