@@ -61,7 +61,7 @@ def compare(case: Case, mode: str, setting: Setting, rounds: int, ticker: Ticker
 
 def table(results: list[Result], title: str) -> Table:
     made = Table("case", "", "variant", title=title)
-    for column in ("median ms", "quartiles ms", "x stock channels_last", "MiB kept"):
+    for column in ("median ms", "quartiles ms", "x stock", "MiB kept"):
         made.add_column(column, justify="right")
     before = None
     for r in results:
@@ -140,7 +140,7 @@ def main(
     total = len(cases) * sum(map(len, modes.values())) * (WARMUP + rounds)
     with Ticker(console, "measuring", total=total) as ticker:
         results = [row for case in cases for m in modes for row in compare(case, m, setting, rounds, ticker)]
-    console.print(table(results, f"Rounds over the variants in turn; {rounds} timed, {WARMUP} before them"))
+    console.print(table(results, f"Variants in turn, {rounds} rounds timed, {WARMUP} before them; x stock: to stock channels_last"))
     for path, write in ((json_file, write_json), (csv_file, write_csv)):
         if path is not None:
             write(path, results, found)

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 # "ci" draws the same examples in every run; `--hypothesis-profile=long` searches for new ones.
 SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("ci", max_examples=20, derandomize=True, deadline=None, suppress_health_check=SLOW)
-settings.register_profile("long", max_examples=2000, deadline=None, suppress_health_check=SLOW)
+settings.register_profile("long", max_examples=1000, deadline=None, suppress_health_check=SLOW)
 settings.load_profile("ci")
 
 

@@ -76,18 +76,21 @@ def compare(
     autocast: torch.dtype | None = None,
     memory: str = "balanced",
     backward: bool = True,
+    pooled: bool = False,
 ) -> None:
     """Fused against stock and against stock in fp64: outputs, all gradients, running statistics.
 
     What is compared with stock's error is the root mean square of the errors over all inputs.
 
-    Args: stock: in the dtype to test (its parameters and `inputs`), not changed; autocast: run both under it.
+    Args: stock: in the dtype to test (its parameters and `inputs`), not changed; autocast: run both under it;
+    pooled: judge all parameters' gradients as one vector. In a deep network some of them are sums that almost cancel (a
+    bias that the next batch norm nearly takes away again), of which no computation has many digits.
     """
     dtype = autocast or inputs[0].dtype
     errors: dict[str, list[tuple[float, float]]] = {}
     for seed, x in enumerate(inputs):
         x = x.to(dtype).to(x.dtype)  # what the convolution sees is the same for all three
-        for name, pair in _errors_of_one(stock, x, autocast, memory, backward, seed, dtype).items():
+        for name, pair in _errors_of_one(stock, x, autocast, memory, backward, seed, dtype, pooled).items():
             errors.setdefault(name, []).append(pair)
     row = tolerance("parity", dtype)
     for name, pairs in errors.items():
@@ -98,7 +101,7 @@ def compare(
             assert_not_worse_than_stock(fused, base, row.factor, row.floor, name)
 
 
-def _errors_of_one(stock, x, autocast, memory, backward, seed, dtype) -> dict[str, tuple[float, float]]:
+def _errors_of_one(stock, x, autocast, memory, backward, seed, dtype, pooled) -> dict[str, tuple[float, float]]:
     """Relative errors (fused, stock) against fp64, by name."""
     truth = copy.deepcopy(stock).double()
     fused = fused_resnet.fuse(copy.deepcopy(stock), memory=memory)
@@ -114,6 +117,8 @@ def _errors_of_one(stock, x, autocast, memory, backward, seed, dtype) -> dict[st
     assert got.keys() == base.keys() == want.keys()
     assert got["out"].dtype == base["out"].dtype
     assert got["out"].stride() == base["out"].stride()
+    if pooled:
+        want, got, base = (_pool_gradients(r, stock) for r in (want, got, base))
     gradients = [want[n].norm().item() for n in want if n.endswith(".grad")]
     scale = max(gradients, default=1.0)
     errors = {}
@@ -125,3 +130,9 @@ def _errors_of_one(stock, x, autocast, memory, backward, seed, dtype) -> dict[st
         else:
             errors[name] = relative_error(got[name], want[name]), relative_error(base[name], want[name])
     return errors
+
+
+def _pool_gradients(results, module):
+    names = [f"{n}.grad" for n, _ in module.named_parameters()]
+    together = torch.cat([results[n].flatten() for n in names])
+    return {n: t for n, t in results.items() if n not in names} | {"parameters.grad": together}

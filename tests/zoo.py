@@ -201,6 +201,22 @@ class Listed(nn.Module):
         return x.mean((2, 3))
 
 
+class BottleneckNet(nn.Module):
+    """Stem, a projection and an identity block that fold, head: every kind of unit in few layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.relu, self.maxpool = nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+        downsample = nn.Sequential(nn.Conv2d(8, 32, 1, stride=2, bias=False), nn.BatchNorm2d(32))
+        self.layer1 = nn.Sequential(OurBottleneck(8, 8, 2, downsample), OurBottleneck(32, 8))
+        self.fc = nn.Linear(32, 4)
+
+    def forward(self, x):
+        x = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
+        return self.fc(x.mean((2, 3)))
+
+
 def sequential_net():
     return nn.Sequential(
         SequentialBlock(3, 4), SequentialBlock(16, 4), SequentialBlock(16, 8, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten()

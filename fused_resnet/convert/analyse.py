@@ -85,8 +85,11 @@ def _why_not_whole(matcher, matches, addition, behind, block) -> str | None:
     ordered = [n for n in matcher.graph.nodes if n in block and n.op.startswith("call")]
     if match is not None:
         covered = {n for m in matches for n in m.nodes}
-        if match.residual is not None and match.kind != "conv_bn_add_act":
-            covered |= _ancestors(match.residual)  # a shortcut may be anything
+        if match.residual is not None:
+            shortcut = _ancestors(match.residual)
+            # a shortcut may be anything; with convolutions beside a single layer it may as well be the main path
+            if match.kind != "conv_bn_add_act" or not any(_holds_convolution(matcher.module(n)) for n in shortcut & block):
+                covered |= shortcut
         rest = [n for n in ordered if n not in covered]
         return f"{matcher.describe(_obstacle(matcher, rest))} inside the block" if rest else None
     if not matcher.is_layer(behind):

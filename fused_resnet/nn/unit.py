@@ -54,13 +54,16 @@ class FusedUnit:
         if _is_unbatched(x, units) or self._changed(units, projection, last):
             return self.stock(x, residual, modules)
         checks.input_tensor(x)
-        dtype = _compute_dtype(x)
-        if x.numel() == 0 or self._keeps_wider_dtype(x, residual, modules, dtype):
+        autocast = _autocast_dtype(x)
+        dtype = autocast or x.dtype
+        if self._keeps_wider_dtype(x, residual, modules, dtype):
             return self.stock(x, residual, modules)
-        stats, shapes, out, projected = self._check(x, units, projection, dtype != x.dtype)
-        if not self._adds_like(out, x, residual, projected, last):
+        stats, shapes, out, projected = self._check(x, units, projection, autocast is not None)
+        synced = any(s.group is not None for s in stats)  # the other processes wait for this one's statistics
+        if (x.numel() == 0 and not synced) or not self._adds_like(out, x, residual, projected, last):
             return self.stock(x, residual, modules)
-        plan = planner.plan_chain(shapes, [s.norm == "batch" for s in stats], self.memory, x.device.type)
+        batch = [s.norm == "batch" for s in stats]
+        plan = planner.plan_chain(shapes, batch, self.memory, x.device.type, synced)
         spec = self._spec(units, projection, last, stats, plan)
         for recorder in recorders:
             recorder(self, x, modules, shapes, plan, spec)
@@ -170,11 +173,11 @@ def _is_unbatched(x, units) -> bool:
     return isinstance(x, torch.Tensor) and x.dim() == 3 and all(bn is None for _, bn, _ in units)
 
 
-def _compute_dtype(x):
-    """The dtype that a convolution of x runs in: autocast's where it is on (fp64 is never cast)."""
+def _autocast_dtype(x):
+    """What autocast makes of x and the weights for a convolution; None where it is off (fp64 is never cast)."""
     kind = x.device.type
     if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return x.dtype
+        return None
     return torch.get_autocast_dtype(kind)
 
 
