@@ -140,7 +140,7 @@ def main(
     total = len(cases) * sum(map(len, modes.values())) * (WARMUP + rounds)
     with Ticker(console, "measuring", total=total) as ticker:
         results = [row for case in cases for m in modes for row in compare(case, m, setting, rounds, ticker)]
-    console.print(table(results, f"Variants in turn, {rounds} rounds timed, {WARMUP} before them; x stock: to stock channels_last"))
+    console.print(table(results, f"Variants in turn, {rounds} timed rounds; x stock: of {BASELINE.name}"))
     for path, write in ((json_file, write_json), (csv_file, write_csv)):
         if path is not None:
             write(path, results, found)

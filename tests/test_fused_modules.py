@@ -311,6 +311,21 @@ def test_changes_that_stay_fused(stock, fused, change):
     assert_same_step(fused, stock, X)
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("memory", ["speed", "balanced", "min"])
+def test_gradients_share_no_memory(memory, training):
+    """Gradient clipping and unscaling change every gradient in place, each once."""
+    model = fused_resnet.fuse(stem_and_bottlenecks(), memory=memory).train(training)
+    model(X).sum().backward()
+    for p in model.parameters():
+        p.grad.zero_()
+        p.grad.add_(1)
+    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in model.parameters())
+    for p in model.parameters():
+        p.grad.mul_(2)
+    assert all(torch.equal(p.grad, 2 * torch.ones_like(p)) for p in model.parameters())
+
+
 def test_requires_grad_of_nothing(stock, fused):
     fused.requires_grad_(False)
     out = fused(X)

@@ -84,7 +84,8 @@ def _tail_upstream(spec, dout, out, saved: Saved, kept_projection: Saved | None)
     dual_norm = dual.norm if dual.y is not None else None
     g, sums = ops.bn_act_bwd_reduce(dout, saved.y, norm, mask, dual.y, dual_norm, act)
     own = sums[:2] if saved.y is not None else sums[:1]
-    projection_sums = torch.stack((sums[0], sums[-1])) if dual.y is not None else sums[:1]
+    # memory of its own: these sums become gradients of two biases, which a user may change in place
+    projection_sums = torch.stack((sums[0], sums[-1])) if dual.y is not None else sums[:1].clone()
     return Upstream(g, own), Upstream(g, projection_sums)
 
 
