@@ -29,7 +29,7 @@ $(VENV)/.torch:
 
 $(VENV)/.package: $(VENV)/.torch $(SOURCES)
 	$(PIP) install --quiet -c $(VENV)/constraints.txt --no-build-isolation \
-	  -e '.[demo,bench,test,lint]' $(TIMM) pytest-xdist typer
+	  -e '.[demo,bench,test,lint]' $(TIMM)
 	touch $@
 
 # One thread per worker: two workers of two threads each fight over the cores.

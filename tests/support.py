@@ -40,9 +40,9 @@ def perturb(module: nn.Module, seed: int = 0) -> nn.Module:
 def away_from_kinks(module: nn.Module, x: torch.Tensor) -> nn.Module:
     """Shift batch norms by +-4 standard deviations, and calibrate their running statistics on `x`.
 
-    A ReLU's gradient jumps at 0. In low precision some pre-activations round to the other side, in stock and fused code
-    alike but not the same ones, and these few elements would be all that a comparison sees. Half of the channels pass
-    nearly everything then, the others nearly nothing.
+    A ReLU's gradient jumps at 0. In low precision some pre-activations round to the other side, in stock and
+    fused code alike but not the same ones, and these few elements would be all that a comparison sees. Half
+    of the channels pass nearly everything then, the others nearly nothing.
     """
     with torch.no_grad():
         for m in module.modules():
@@ -55,7 +55,9 @@ def away_from_kinks(module: nn.Module, x: torch.Tensor) -> nn.Module:
     return module
 
 
-def run(module: nn.Module, x: torch.Tensor, dout: torch.Tensor | None = None, autocast: torch.dtype | None = None):
+def run(
+    module: nn.Module, x: torch.Tensor, dout: torch.Tensor | None = None, autocast: torch.dtype | None = None
+):
     """Forward and (with `dout`) backward: output, input gradient, parameter gradients, buffers, by name."""
     x = x.detach().clone().requires_grad_(dout is not None)
     module.zero_grad()
@@ -83,8 +85,8 @@ def compare(
     What is compared with stock's error is the root mean square of the errors over all inputs.
 
     Args: stock: in the dtype to test (its parameters and `inputs`), not changed; autocast: run both under it;
-    pooled: judge all parameters' gradients as one vector. In a deep network some of them are sums that almost cancel (a
-    bias that the next batch norm nearly takes away again), of which no computation has many digits.
+    pooled: judge all parameters' gradients as one vector. In a deep network some of them are sums that almost
+    cancel (a bias that the next batch norm nearly takes away again), of which no computation has many digits.
     """
     dtype = autocast or inputs[0].dtype
     errors: dict[str, list[tuple[float, float]]] = {}
@@ -94,14 +96,20 @@ def compare(
             errors.setdefault(name, []).append(pair)
     row = tolerance("parity", dtype)
     for name, pairs in errors.items():
-        fused, base = (math.sqrt(sum(e * e for e in column) / len(pairs)) for column in zip(*pairs, strict=True))
+        fused, base = (
+            math.sqrt(sum(e * e for e in column) / len(pairs)) for column in zip(*pairs, strict=True)
+        )
         if row.relative is not None:
-            assert fused <= row.relative, f"{name}: relative error {fused:.2e} over {row.relative:.0e} ({row.reason})"
+            assert fused <= row.relative, (
+                f"{name}: relative error {fused:.2e} over {row.relative:.0e} ({row.reason})"
+            )
         if row.factor is not None:
             assert_not_worse_than_stock(fused, base, row.factor, row.floor, name)
 
 
-def _errors_of_one(stock, x, autocast, memory, backward, seed, dtype, pooled) -> dict[str, tuple[float, float]]:
+def _errors_of_one(
+    stock, x, autocast, memory, backward, seed, dtype, pooled
+) -> dict[str, tuple[float, float]]:
     """Relative errors (fused, stock) against fp64, by name."""
     truth = copy.deepcopy(stock).double()
     fused = fused_resnet.fuse(copy.deepcopy(stock), memory=memory)
@@ -125,7 +133,9 @@ def _errors_of_one(stock, x, autocast, memory, backward, seed, dtype, pooled) ->
     for name in want:
         if name.endswith("num_batches_tracked"):
             assert torch.equal(got[name], base[name])
-        elif want[name].norm() <= ZERO_GRADIENT[torch.float64] * scale:  # a convolution's bias before batch norm
+        elif (
+            want[name].norm() <= ZERO_GRADIENT[torch.float64] * scale
+        ):  # a convolution's bias before batch norm
             assert absolute_error(got[name], want[name]) <= ZERO_GRADIENT[dtype] * scale, name
         else:
             errors[name] = relative_error(got[name], want[name]), relative_error(base[name], want[name])

@@ -24,7 +24,11 @@ class AddUnit(nn.Module):
 
     def __init__(self, channels, stride):
         super().__init__()
-        self.conv, self.bn, self.relu = nn.Conv2d(channels, channels, 3, stride, 1), nn.BatchNorm2d(channels), nn.ReLU()
+        self.conv, self.bn, self.relu = (
+            nn.Conv2d(channels, channels, 3, stride, 1),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+        )
         self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Hardtanh()
 
     def forward(self, x):
@@ -56,7 +60,9 @@ def basic(kind, stride):
 
 
 def bottleneck(kind, stride, groups=1):
-    return Bottleneck(16, 8, stride, None if kind == "identity" else shortcut(kind, 16, 32, stride), groups, 64 // groups)
+    return Bottleneck(
+        16, 8, stride, None if kind == "identity" else shortcut(kind, 16, 32, stride), groups, 64 // groups
+    )
 
 
 CASES = {
@@ -125,7 +131,9 @@ MODES = {
     "momentum=None": cumulative,
     "affine=False": lambda m: replace_batch_norms(m, lambda c: nn.BatchNorm2d(c, affine=False)),
     "untracked": lambda m: replace_batch_norms(m, lambda c: nn.BatchNorm2d(c, track_running_stats=False)),
-    "untracked eval": lambda m: replace_batch_norms(m, lambda c: nn.BatchNorm2d(c, track_running_stats=False)).eval(),
+    "untracked eval": lambda m: replace_batch_norms(
+        m, lambda c: nn.BatchNorm2d(c, track_running_stats=False)
+    ).eval(),
     "eps, momentum": lambda m: replace_batch_norms(m, lambda c: nn.BatchNorm2d(c, eps=1e-3, momentum=0.3)),
 }
 

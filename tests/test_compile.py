@@ -55,7 +55,7 @@ def compiled(model: nn.Module, backend: str = "aot_eager", **options):
     return torch.compile(model, fullgraph=True, backend=backend, **options)
 
 
-# ---- torch.compile ------------------------------------------------------------------------------------------------
+# ---- torch.compile -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("memory", ["balanced", "min"])
@@ -130,7 +130,7 @@ def test_fusing_a_compiled_model():
     assert_same(step(call, model, images()), step(eager, eager, images()), 1e-5)
 
 
-# ---- without values -----------------------------------------------------------------------------------------------
+# ---- without values ------------------------------------------------------------------------------
 
 
 def gradients_on(device: str, model: nn.Module, x: torch.Tensor) -> None:
@@ -162,7 +162,7 @@ def test_fake_tensors(memory, device, layout):
             gradients_on(device, model, x)
 
 
-# ---- stock operations where others look at them -------------------------------------------------------------------
+# ---- stock operations where others look at them --------------------------------------------------
 
 
 def operations(graph: torch.fx.Graph) -> set[str]:

@@ -25,7 +25,7 @@ def reasons(model: nn.Module) -> dict[str, str]:
     return {row.path: row.reason for row in fused_resnet.explain(model).left}
 
 
-# ---- networks -----------------------------------------------------------------------------------------------------
+# ---- networks ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)
@@ -100,7 +100,7 @@ def test_full_networks(name, library):
     assert not explanation.left
 
 
-# ---- what is left alone, and why ----------------------------------------------------------------------------------
+# ---- what is left alone, and why -----------------------------------------------------------------
 
 
 class Chain(nn.Module):
@@ -238,7 +238,7 @@ def any_arguments(self, *xs):
 
 
 def in_a_helper(self, x):
-    return [self.main(y) if torch.is_tensor(y) else y for y in [x]][0]
+    return next(self.main(y) if torch.is_tensor(y) else y for y in [x])
 
 
 UNTRACEABLE = {
@@ -267,7 +267,12 @@ def test_forwards_that_cannot_be_read_are_left_alone(forward):
     assert type(model).__name__ == "Model"
     assert UNTRACEABLE[forward] in reasons(model)["conv"]
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert model.seen == [] and model.count == 0 and not hasattr(model, "last") and not hasattr(model.conv, "last")
+    assert (
+        model.seen == []
+        and model.count == 0
+        and not hasattr(model, "last")
+        and not hasattr(model.conv, "last")
+    )
 
 
 def test_super_calls_are_read_too():
@@ -303,13 +308,19 @@ class Gate(nn.Module):
 
 
 BLOCKS = {
-    "gate": (block_with(bn2=nn.Sequential(nn.BatchNorm2d(8), Gate())), "bn2 (Sequential) before the addition"),
+    "gate": (
+        block_with(bn2=nn.Sequential(nn.BatchNorm2d(8), Gate())),
+        "bn2 (Sequential) before the addition",
+    ),
     "padding_mode": (
         block_with(conv1=nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular")),
         "conv1 (Conv2d: padding_mode='circular') inside the block",
     ),
     "group_norm": (block_with(bn1=nn.GroupNorm(2, 8)), "bn1 (GroupNorm) inside the block"),
-    "hook": (block_with(bn2=hooked(nn.BatchNorm2d(8))), "bn2 (BatchNorm2d: forward hooks) before the addition"),
+    "hook": (
+        block_with(bn2=hooked(nn.BatchNorm2d(8))),
+        "bn2 (BatchNorm2d: forward hooks) before the addition",
+    ),
 }
 
 
@@ -380,7 +391,10 @@ def test_input_overwritten_in_between():
 def test_code_that_is_not_python_source_is_left_alone():
     scripted = torch.jit.script(Chain())
     graph = torch.fx.symbolic_trace(Chain())
-    for model, reason in ((scripted, "a RecursiveScriptModule"), (graph, "a GraphModule, whose code is not Python")):
+    for model, reason in (
+        (scripted, "a RecursiveScriptModule"),
+        (graph, "a GraphModule, whose code is not Python"),
+    ):
         before = type(model)
         assert type(fused_resnet.fuse(model)) is before
         assert reason in reasons(model)["conv"]
@@ -399,7 +413,7 @@ def test_quantised_modules_are_left_alone():
     assert "not exactly nn.Conv2d" in reasons(model)["conv"]
 
 
-# ---- explain ------------------------------------------------------------------------------------------------------
+# ---- explain -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -418,7 +432,13 @@ def test_explain_changes_nothing(training):
     assert [type(m) for m in model.modules()] == types
     assert [dict(vars(m)) for m in model.modules()] == python
     assert torch.equal(torch.random.get_rng_state(), random)
-    assert [run.path for run in explanation.runs] == ["(root)", "layer1.0", "layer2.0", "layer3.0", "layer4.0"]
+    assert [run.path for run in explanation.runs] == [
+        "(root)",
+        "layer1.0",
+        "layer2.0",
+        "layer3.0",
+        "layer4.0",
+    ]
     statistics = [run.statistics for run in explanation.runs]
     assert statistics == (["batch", "batch", "frozen", "batch", "batch"] if training else ["frozen"] * 5)
     assert any(any(run.folded) for run in explanation.runs) == training

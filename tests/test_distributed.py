@@ -16,7 +16,9 @@ from tests.support import perturb
 from tests.tolerances import absolute_error, relative_error
 from tests.zoo import BottleneckNet, FunctionalResNet
 
-pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch without gloo")
+pytestmark = pytest.mark.skipif(
+    not dist.is_available() or not dist.is_gloo_available(), reason="torch without gloo"
+)
 WORLD = 2
 DOUBLE = torch.float64
 
@@ -66,7 +68,7 @@ def assert_same(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> 
             assert absolute_error(got[name], w) <= 1e-12, name
 
 
-# ---- SyncBatchNorm ------------------------------------------------------------------------------------------------
+# ---- SyncBatchNorm -------------------------------------------------------------------------------
 
 
 class Counter:
@@ -163,7 +165,7 @@ def test_process_groups_and_later_conversion(tmp_path):
     on_two_processes(_groups_and_conversion, tmp_path)
 
 
-# ---- wrappers -----------------------------------------------------------------------------------------------------
+# ---- wrappers ------------------------------------------------------------------------------------
 
 
 def small_net() -> nn.Module:
@@ -208,7 +210,7 @@ def _fully_sharded(rank: int) -> None:
             results.append(_whole(step(model, x[mine], dout[mine])))
     assert seen == ["conv_bn_act_maxpool", "bottleneck", "bottleneck"]
     assert_same(results[1], results[0])
-    with pytest.raises(ValueError, match="layer1.0|: expected a class made by fuse"):
+    with pytest.raises(ValueError, match="expected a class made by fuse"):
         fused_resnet.unfuse(model)
     fused_resnet.fuse(model, memory="min")  # in place of the wrapper's class: only the program changes
     assert type(model.layer1[0]).__name__ == "FSDPFusedBottleneck"
@@ -227,7 +229,9 @@ def _fsdp1(rank: int) -> None:
     mine = slice(2 * rank, 2 * rank + 2)
     results = []
     for model in (make(), fused_resnet.fuse(make())):
-        model.layer1 = nn.Sequential(*(FullyShardedDataParallel(b, device_id=torch.device("cpu")) for b in model.layer1))
+        model.layer1 = nn.Sequential(
+            *(FullyShardedDataParallel(b, device_id=torch.device("cpu")) for b in model.layer1)
+        )
         wrapped = FullyShardedDataParallel(model, device_id=torch.device("cpu"))
         results.append(step(wrapped, x[mine], dout[mine]))
     results = [{n: t for n, t in r.items() if t is not None} for r in results]

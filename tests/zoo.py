@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fused_resnet.models import CifarResNet, PlainBasicBlock, ResNet, WideResNet
 from fused_resnet.models import BasicBlock as OurBasicBlock
 from fused_resnet.models import Bottleneck as OurBottleneck
+from fused_resnet.models import CifarResNet, PlainBasicBlock, ResNet, WideResNet
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def initialise(model: nn.Module) -> nn.Module:
     return model
 
 
-# ---- written here -------------------------------------------------------------------------------------------------
+# ---- written here --------------------------------------------------------------------------------
 
 
 class LeNet(nn.Module):
@@ -84,7 +84,7 @@ def pad_8(x):
 
 
 class FunctionalBlock(nn.Module):
-    """The block of the much copied CIFAR ResNets: F.relu, an empty nn.Sequential where the shortcut is the identity."""
+    """The block of the much copied CIFAR ResNets: F.relu, an empty nn.Sequential as identity shortcut."""
 
     def __init__(self, in_planes, planes, stride=1, option="B"):
         super().__init__()
@@ -219,11 +219,15 @@ class BottleneckNet(nn.Module):
 
 def sequential_net():
     return nn.Sequential(
-        SequentialBlock(3, 4), SequentialBlock(16, 4), SequentialBlock(16, 8, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        SequentialBlock(3, 4),
+        SequentialBlock(16, 4),
+        SequentialBlock(16, 8, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
     )
 
 
-# ---- torchvision --------------------------------------------------------------------------------------------------
+# ---- torchvision ---------------------------------------------------------------------------------
 
 
 def tv_resnet(block: str, **kwargs) -> Callable[[], nn.Module]:
@@ -267,7 +271,9 @@ def tv_alexnet():
 def tv_googlenet(aux_logits: bool):
     models = package("torchvision.models")
     with torch.device("meta"):
-        model = models.GoogLeNet(num_classes=4, aux_logits=aux_logits, transform_input=True, init_weights=False)
+        model = models.GoogLeNet(
+            num_classes=4, aux_logits=aux_logits, transform_input=True, init_weights=False
+        )
     return initialise(model)
 
 
@@ -290,13 +296,15 @@ def tv_detection():
 
 
 def tv_regnet():
-    """Residual functions in an nn.Sequential of modules that are themselves convolution, batch norm and activation."""
+    """Its residual functions are sequentials of modules of convolution, batch norm and activation."""
     regnet = package("torchvision.models.regnet")
-    params = regnet.BlockParams.from_init_params(depth=3, w_0=8, w_a=8.0, w_m=2.0, group_width=8, se_ratio=0.25)
+    params = regnet.BlockParams.from_init_params(
+        depth=3, w_0=8, w_a=8.0, w_m=2.0, group_width=8, se_ratio=0.25
+    )
     return regnet.RegNet(params, num_classes=4)
 
 
-# ---- timm ---------------------------------------------------------------------------------------------------------
+# ---- timm ----------------------------------------------------------------------------------------
 
 
 def timm_resnet(block: str, aa: bool = False, **kwargs) -> Callable[[], nn.Module]:
@@ -314,8 +322,14 @@ def timm_resnet(block: str, aa: bool = False, **kwargs) -> Callable[[], nn.Modul
 def timm_legacy_se():
     senet = package("timm.models.senet")
     return senet.SENet(
-        senet.SEResNetBlock, [1, 1, 1, 1], groups=1, reduction=16, inplanes=64, num_classes=4,
-        downsample_kernel_size=1, downsample_padding=0,
+        senet.SEResNetBlock,
+        [1, 1, 1, 1],
+        groups=1,
+        reduction=16,
+        inplanes=64,
+        num_classes=4,
+        downsample_kernel_size=1,
+        downsample_padding=0,
     )
 
 
@@ -337,7 +351,9 @@ CASES = [
         (2, 3, 16, 16),
         {"conv_bn_act/": 1, "basic_block/identity": 1, "basic_block/tensor": 1},
     ),
-    Case("sequential", sequential_net, (2, 3, 16, 16), {"bottleneck/identity": 1, "bottleneck/projection": 2}),
+    Case(
+        "sequential", sequential_net, (2, 3, 16, 16), {"bottleneck/identity": 1, "bottleneck/projection": 2}
+    ),
     Case("optional_residual", OptionalResidual, (2, 8, 8, 8), {"basic_block/identity": 1}),
     Case(
         "two_streams",
@@ -361,42 +377,98 @@ CASES = [
         }.items()
     ),
     Case("cifar_plain", lambda: CifarResNet(8, residual=False), (2, 3, 16, 16), {"conv_bn_act/": 7}),
-    Case("resnet_a", our_resnet(OurBasicBlock, shortcut="A"), (2, 3, 32, 32),
-         STEM | {"basic_block/identity": 1, "basic_block/pad": 1}),
-    Case("resnet_bottleneck", our_resnet(OurBottleneck, width_per_group=32), (2, 3, 32, 32),
-         STEM | {"bottleneck/projection": 2}),
+    Case(
+        "resnet_a",
+        our_resnet(OurBasicBlock, shortcut="A"),
+        (2, 3, 32, 32),
+        STEM | {"basic_block/identity": 1, "basic_block/pad": 1},
+    ),
+    Case(
+        "resnet_bottleneck",
+        our_resnet(OurBottleneck, width_per_group=32),
+        (2, 3, 32, 32),
+        STEM | {"bottleneck/projection": 2},
+    ),
     Case("plain", our_resnet(PlainBasicBlock), (2, 3, 32, 32), STEM | {"conv_bn_act/": 4}),
-    Case("wide", lambda: WideResNet(10, 1), (2, 3, 16, 16), {"conv_bn_act/": 3},
-         {"conv1": "followed by layer1 (Sequential)", "layer1.0.conv2": "followed by an addition"}),
+    Case(
+        "wide",
+        lambda: WideResNet(10, 1),
+        (2, 3, 16, 16),
+        {"conv_bn_act/": 3},
+        {"conv1": "followed by layer1 (Sequential)", "layer1.0.conv2": "followed by an addition"},
+    ),
     Case("tv_resnet18", tv_resnet("BasicBlock"), (2, 3, 32, 32), STEM | TWO_BASIC),
     Case("tv_resnet50", tv_resnet("Bottleneck"), (2, 3, 32, 32), STEM | {"bottleneck/projection": 2}),
-    Case("tv_resnext50", tv_resnet("Bottleneck", groups=32, width_per_group=4), (2, 3, 32, 32),
-         STEM | {"bottleneck/projection": 2}),
-    Case("tv_wide_resnet50_2", tv_resnet("Bottleneck", width_per_group=128), (2, 3, 32, 32),
-         STEM | {"bottleneck/projection": 2}),
+    Case(
+        "tv_resnext50",
+        tv_resnet("Bottleneck", groups=32, width_per_group=4),
+        (2, 3, 32, 32),
+        STEM | {"bottleneck/projection": 2},
+    ),
+    Case(
+        "tv_wide_resnet50_2",
+        tv_resnet("Bottleneck", width_per_group=128),
+        (2, 3, 32, 32),
+        STEM | {"bottleneck/projection": 2},
+    ),
     Case("tv_vgg", lambda: tv_vgg(False), (2, 3, 32, 32), {"conv_bn_act/": 8}),
     Case("tv_vgg_bn", lambda: tv_vgg(True), (2, 3, 32, 32), {"conv_bn_act/": 3, "conv_bn_act_maxpool/": 5}),
     Case("tv_alexnet", tv_alexnet, (2, 3, 64, 64), {"conv_bn_act/": 5}),
     Case("tv_googlenet", lambda: tv_googlenet(False), (4, 3, 32, 32), {"conv_bn_act/": 57}),
     Case("tv_googlenet_aux", lambda: tv_googlenet(True), (4, 3, 32, 32), {"conv_bn_act/": 59}),
-    Case("tv_densenet", tv_densenet, (2, 3, 32, 32), STEM,
-         {"features.denseblock1.denselayer1.conv1": "uses isinstance"}),
+    Case(
+        "tv_densenet",
+        tv_densenet,
+        (2, 3, 32, 32),
+        STEM,
+        {"features.denseblock1.denselayer1.conv1": "uses isinstance"},
+    ),
     Case("tv_mobilenet", tv_mobilenet, (2, 3, 32, 32), {}, {"features.0.0": "followed by 2 (ReLU6)"}),
     Case("tv_detection", tv_detection, (2, 3, 32, 32), STEM | {"bottleneck/projection": 2}),
     Case("tv_regnet_se", tv_regnet, (2, 3, 32, 32), {"conv_bn_act/": 1}, {}),
     Case("timm_resnet18", timm_resnet("BasicBlock"), (2, 3, 64, 64), STEM | {"basic_block/projection": 4}),
-    Case("timm_resnet50d", timm_resnet("Bottleneck", stem_type="deep", avg_down=True), (2, 3, 64, 64),
-         {"conv_bn_act/": 2, "bottleneck/projection": 1, "bottleneck/tensor": 3},
-         {"conv1.6": "no activation behind it", "layer2.0.downsample.1": "no activation behind it"}),
-    Case("timm_resnext", timm_resnet("Bottleneck", cardinality=8, base_width=8), (2, 3, 64, 64),
-         STEM | {"bottleneck/identity": 1, "bottleneck/projection": 3}),
-    Case("timm_seresnet", timm_resnet("BasicBlock", block_args={"attn_layer": "se"}), (2, 3, 64, 64), STEM,
-         {"layer1.0.conv1": SE_BLOCK, "layer2.0.downsample.0": SE_BLOCK, "layer3.0.se.fc1": SE_BLOCK}),
-    Case("timm_legacy_se", timm_legacy_se, (2, 3, 64, 64), {"conv_bn_act/": 1},
-         {"layer1.0.conv1": "se_module (SEModule) before the addition", "layer1.0.se_module.fc1": "se_module (SEModule)"}),
-    Case("timm_blur", timm_resnet("BasicBlock", aa=True), (2, 3, 64, 64),
-         {"conv_bn_act/": 1, "basic_block/projection": 1},
-         {"layer2.0.conv1": "aa (BlurPool2d) inside the block", "layer2.0.downsample.0": "aa (BlurPool2d)"}),
-    Case("timm_drop_path", timm_resnet("BasicBlock", drop_path_rate=0.5), (2, 3, 64, 64),
-         STEM | {"basic_block/projection": 1}, {"layer2.0.conv1": "drop_path (DropPath) before the addition"}),
+    Case(
+        "timm_resnet50d",
+        timm_resnet("Bottleneck", stem_type="deep", avg_down=True),
+        (2, 3, 64, 64),
+        {"conv_bn_act/": 2, "bottleneck/projection": 1, "bottleneck/tensor": 3},
+        {"conv1.6": "no activation behind it", "layer2.0.downsample.1": "no activation behind it"},
+    ),
+    Case(
+        "timm_resnext",
+        timm_resnet("Bottleneck", cardinality=8, base_width=8),
+        (2, 3, 64, 64),
+        STEM | {"bottleneck/identity": 1, "bottleneck/projection": 3},
+    ),
+    Case(
+        "timm_seresnet",
+        timm_resnet("BasicBlock", block_args={"attn_layer": "se"}),
+        (2, 3, 64, 64),
+        STEM,
+        {"layer1.0.conv1": SE_BLOCK, "layer2.0.downsample.0": SE_BLOCK, "layer3.0.se.fc1": SE_BLOCK},
+    ),
+    Case(
+        "timm_legacy_se",
+        timm_legacy_se,
+        (2, 3, 64, 64),
+        {"conv_bn_act/": 1},
+        {
+            "layer1.0.conv1": "se_module (SEModule) before the addition",
+            "layer1.0.se_module.fc1": "se_module (SEModule)",
+        },
+    ),
+    Case(
+        "timm_blur",
+        timm_resnet("BasicBlock", aa=True),
+        (2, 3, 64, 64),
+        {"conv_bn_act/": 1, "basic_block/projection": 1},
+        {"layer2.0.conv1": "aa (BlurPool2d) inside the block", "layer2.0.downsample.0": "aa (BlurPool2d)"},
+    ),
+    Case(
+        "timm_drop_path",
+        timm_resnet("BasicBlock", drop_path_rate=0.5),
+        (2, 3, 64, 64),
+        STEM | {"basic_block/projection": 1},
+        {"layer2.0.conv1": "drop_path (DropPath) before the addition"},
+    ),
 ]

@@ -63,10 +63,18 @@ void backward_apply(const T* g, const Acc<T>* a, const T* y, const Acc<T>* b, co
   }
 }
 
+// Short rows read four side by side are streams that end before the processor has noticed them.
+template <class T>
+void prefetch(const T* y, int64_t size) {
+  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < size; i += line) __builtin_prefetch(y + i);
+}
+
 // Σ(y - origin) and Σ(y - origin)² of a few whole rows, four at a time to spare loads and stores of the sums.
 template <class T>
 void shifted_sums(const T* y, int64_t rows, int64_t lanes, int64_t width, const Acc<T>* __restrict origin,
                   Acc<T>* __restrict sum, Acc<T>* __restrict square) {
+  constexpr int64_t prefetch_bytes = 4096; // longer rows are streams that the processor foresees
   for (int64_t l = 0; l < lanes; ++l) sum[l] = square[l] = 0;
   int64_t row = 0;
   for (; row + 4 <= rows; row += 4) {
@@ -74,6 +82,7 @@ void shifted_sums(const T* y, int64_t rows, int64_t lanes, int64_t width, const 
     const T* __restrict row1 = row0 + width;
     const T* __restrict row2 = row1 + width;
     const T* __restrict row3 = row2 + width;
+    if (4 * width * static_cast<int64_t>(sizeof(T)) <= prefetch_bytes) prefetch(row3 + width, 4 * width);
     for (int64_t l = 0; l < lanes; ++l) {
       const Acc<T> d0 = widen(row0[l]) - origin[l], d1 = widen(row1[l]) - origin[l];
       const Acc<T> d2 = widen(row2[l]) - origin[l], d3 = widen(row3[l]) - origin[l];

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from .chain import pad_shortcut
 from .spec import ChainSpec, UnitParams, UnitSpec, take
@@ -48,7 +49,7 @@ def _differentiate(function, inputs, need, dout):
     wanted = [i for i, n in enumerate(need) if n]
     out = function(*views)
     grads = torch.autograd.grad(out, [views[i] for i in wanted], dout, create_graph=True, allow_unused=True)
-    result = [None] * len(inputs)
+    result: list[Tensor | None] = [None] * len(inputs)
     for i, grad in zip(wanted, grads, strict=True):
         result[i] = grad
     return result

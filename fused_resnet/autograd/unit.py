@@ -101,6 +101,8 @@ def folded_forward(spec, params, x: Operand, residual) -> tuple[Operand, Saved]:
     stride = spec.conv.stride
     in_mean, gram = ops.gram(x.tensor, x.norm, x.act, stride)
     count = _rows(x.tensor[:, :, :: stride[0], :: stride[1]])
+    if count == 0:  # a process without images: the others do not wait in vain, and its own gradients are 0
+        in_mean = torch.zeros_like(in_mean)
     total, share, sync_mean, moments, mean, spread = None, None, None, gram, in_mean, count
     if spec.group is not None:
         sync_mean, moments, total = all_reduce_moments(in_mean, gram, count, spec.group)
@@ -190,7 +192,7 @@ def stored_backward(spec, params, saved, x, up: Upstream, need, below, prologue)
 def folded_backward(spec, params, saved, x, up: Upstream, need, below, prologue):
     """All gradients from P = gᵀz and the Gram matrix: Σg·y = diag(P Wᵀ), dW = a P + b W G, both centred."""
     p = _matrix(ops.conv_wgrad(up.g, x.tensor, x.norm, x.act, params.weight.shape, *spec.conv, None, None))
-    count, rounded = _rows(up.g), _matrix(params.weight.to(up.g.dtype))
+    count, rounded = max(_rows(up.g), 1), _matrix(params.weight.to(up.g.dtype))
     weight, sg = rounded.to(p.dtype), up.sums[0]
     mean = saved.in_mean if saved.sync_mean is None else saved.sync_mean
     centred = p - torch.outer(sg, mean)

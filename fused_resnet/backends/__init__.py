@@ -1,8 +1,8 @@
 """Who runs an op: one place that maps (op, device, dtype, layout) to a backend.
 
-A backend has ``OPS`` (name -> function) and ``refuses(op, args)``, which gives the reason why it cannot take these
-arguments, or None. Per device the backends are asked in order of preference: kernels of our own, the library's
-convolutions, and the reference, which takes what nobody else wants. `explain` shows who took what.
+A backend has ``OPS`` (name -> function) and ``refuses(op, args)``, which gives the reason why it cannot take
+these arguments, or None. Per device the backends are asked in order of preference: kernels of our own, the
+library's convolutions, and the reference, which takes what nobody else wants. `explain` shows who took what.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def select(op: str, args: tuple) -> tuple[str, Callable]:
             for observer in _observers:
                 observer(op, name)
             return name, backend.OPS[op]
-    raise RuntimeError(f"no backend takes {op}; asked {names}")  # the reference takes everything
+    raise RuntimeError(f"no backend takes {op}")  # unreachable: the reference takes everything
 
 
 def _candidates(device_type: str) -> tuple[str, ...]:
@@ -58,8 +58,8 @@ def use_backend(name: str) -> Iterator[None]:
     The choice holds for the whole process (autograd's backward threads included) until the block ends.
 
     Args:
-        name: ``"reference"`` (pure ATen, any device, nothing else), ``"cpu"`` (the C++ extension) or ``"library"``
-            (no kernels of our own).
+        name: ``"reference"`` (pure ATen, any device, nothing else), ``"cpu"`` (the C++ extension) or
+            ``"library"`` (no kernels of our own).
 
     Raises:
         ValueError: unknown name.
@@ -92,5 +92,8 @@ def observe(callback: Callable[[str, str], None]) -> Iterator[None]:
 
 
 def convolution_engine(device_type: str) -> str:
-    """The first backend of this device with convolution kernels of its own, else "library" (cuDNN, oneDNN)."""
-    return next((n for n in _candidates(device_type) if n not in FALLBACK and "conv_fprop" in BACKENDS[n].OPS), "library")
+    """The first backend of this device with convolutions of its own, else "library" (cuDNN, oneDNN)."""
+    return next(
+        (n for n in _candidates(device_type) if n not in FALLBACK and "conv_fprop" in BACKENDS[n].OPS),
+        "library",
+    )

@@ -15,8 +15,8 @@ from .trace import NotTraceable, Traced, trace
 class Analysis:
     """One module's forward in one mode, with the units found in it.
 
-    reason: why it cannot be read, where `traced` is None. stays: names of the modules of residual blocks in this
-    forward that are not fused as a whole, so that nothing in them is; with the reasons.
+    reason: why it cannot be read, where `traced` is None. stays: names of the modules of residual blocks in
+    this forward that are not fused as a whole, so that nothing in them is; with the reasons.
     """
 
     traced: Traced | None = None
@@ -65,13 +65,13 @@ def _unfused_blocks(matcher: Matcher, matches: list[Match]) -> dict[str, str]:
     """Modules of the post-activation residual blocks that no match covers entirely, with the reasons."""
     found: dict[str, str] = {}
     for addition in matcher.additions():
-        behind = next(iter(addition.users), None)
-        if len(addition.users) != 1 or _holds_convolution(matcher.module(behind)) or behind.op == "output":
+        behind = matcher.only_user(addition)
+        if behind is None or behind.op == "output" or _holds_convolution(matcher.module(behind)):
             continue
         sides = [_ancestors(a) for a in addition.args]
         block = (sides[0] ^ sides[1]) | {addition, behind}
         if (why := _why_not_whole(matcher, matches, addition, behind, block)) is not None:
-            found |= {n.target: why for n in block if n.op == "call_module"}
+            found |= {str(n.target): why for n in block if n.op == "call_module"}
     return found
 
 
@@ -87,8 +87,9 @@ def _why_not_whole(matcher, matches, addition, behind, block) -> str | None:
         covered = {n for m in matches for n in m.nodes}
         if match.residual is not None:
             shortcut = _ancestors(match.residual)
-            # a shortcut may be anything; with convolutions beside a single layer it may as well be the main path
-            if match.kind != "conv_bn_add_act" or not any(_holds_convolution(matcher.module(n)) for n in shortcut & block):
+            # a shortcut may be anything; one with convolutions beside a single layer may be the main path
+            convolves = any(_holds_convolution(matcher.module(n)) for n in shortcut & block)
+            if match.kind != "conv_bn_add_act" or not convolves:
                 covered |= shortcut
         rest = [n for n in ordered if n not in covered]
         return f"{matcher.describe(_obstacle(matcher, rest))} inside the block" if rest else None

@@ -19,16 +19,19 @@ from .module import FusedModule, as_stock, is_fused
 from .survey import Survey, has_forward, join, shared_modules, survey, why_opaque
 from .trace import unchanged
 
-
 WIDTH = 120  # of the printed tables
+RUN_COLUMNS = (
+    *("unit", "kind", "input", "statistics", "folded", "recomputed", "engine"),
+    *("MB moved", "MB kept", "GMAC"),
+)
 
 
 @dataclass(frozen=True)
 class Row:
     """One fused unit (reason None) or one convolution left alone (kind None).
 
-    path: of the module whose forward is fused, or of the convolution; modules: full names of the convolutions, batch
-    norms and (at the end) zero-padding shortcut or max-pool of the unit.
+    path: of the module whose forward is fused, or of the convolution; modules: full names of the
+    convolutions, batch norms and (at the end) zero-padding shortcut or max-pool of the unit.
     """
 
     path: str
@@ -40,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Run:
-    """One fused unit in one run on an input: shapes, plan, engines and predicted cost (bounds from shapes)."""
+    """One fused unit in one run on an input: shape, plan, engine and predicted cost (bounds from shapes)."""
 
     path: str
     kind: str
@@ -54,7 +57,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The rows; ``str()`` gives a table. `runs` and `backends` (op → backend names) only with an input."""
+    """The rows; ``str()`` gives tables. `runs` and `backends` (op → their names) only with an input."""
 
     fused: list[Row]
     left: list[Row]
@@ -69,14 +72,15 @@ class Explanation:
         for table in self._tables():
             console.print(table)
         if self.backends:
-            console.print("ops: " + ", ".join(f"{op} by {name}" for op, name in sorted(self.backends.items())))
+            taken = (f"{op} by {name}" for op, name in sorted(self.backends.items()))
+            console.print("ops: " + ", ".join(taken))
         return out.getvalue()
 
     def _tables(self):
         if self.runs:
             yield _table(
                 "fused units on this input (bytes and multiply-adds of one pass: counted, not measured)",
-                ("unit", "kind", "input", "statistics", "folded", "recomputed", "engine", "MB moved", "MB kept", "GMAC"),
+                RUN_COLUMNS,
                 [_run_cells(r) for r in self.runs],
             )
         else:
@@ -93,11 +97,11 @@ def _relative(row: Row) -> str:
 
 
 def _run_cells(run: Run):
-    folded = "".join("x" if f else "-" for f in run.folded)
-    cost = run.cost
-    sizes = [f"{cost.bytes_moved / 1e6:.1f}", f"{cost.bytes_kept / 1e6:.1f}", f"{cost.multiply_adds / 1e9:.2f}"]
     shape = "x".join(map(str, run.shape))
-    return (run.path, run.kind, shape, run.statistics, folded, "yes" if run.recomputed else "no", run.engine, *sizes)
+    folded = "".join("x" if f else "-" for f in run.folded)
+    plan = [run.statistics, folded, "yes" if run.recomputed else "no", run.engine]
+    moved, macs, kept = run.cost
+    return run.path, run.kind, shape, *plan, f"{moved / 1e6:.1f}", f"{kept / 1e6:.1f}", f"{macs / 1e9:.2f}"
 
 
 def _table(title, columns, rows):
@@ -114,8 +118,9 @@ def explain(model: nn.Module, input: torch.Tensor | None = None) -> Explanation:
 
     Args:
         model: any module, fused or not; it is not changed.
-        input: optional example ``[N, C, H, W]``: with it the model is run on fake tensors (no memory, no time, running
-            statistics untouched) and every unit's shapes, plan, backends, bytes and multiply-adds are listed.
+        input: optional example ``[N, C, H, W]``: with it the model is run on fake tensors (no memory, no
+            time, running statistics untouched) and every unit's shapes, plan, backends, bytes and
+            multiply-adds are listed.
 
     Returns: an `Explanation`; print it. Raises: TypeError if model is no module or input no tensor.
     """
@@ -123,7 +128,8 @@ def explain(model: nn.Module, input: torch.Tensor | None = None) -> Explanation:
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if input is not None and not isinstance(input, torch.Tensor):
         raise TypeError(f"input: expected a tensor, got {type(input).__name__}")
-    fused = [row for path, module in model.named_modules() if is_fused(module) for row in _fused_rows(path, module)]
+    modules = [(path, m) for path, m in model.named_modules() if is_fused(m)]
+    fused = [row for path, module in modules for row in _fused_rows(path, module)]
     with as_stock(model):
         left = list(_left_alone(model, {name for row in fused for name in row.modules}))
     if input is None:
@@ -139,7 +145,8 @@ def _fused_rows(path: str, module: FusedModule) -> Iterator[Row]:
         mode = "" if same else (" (train)" if training else " (eval)")
         for unit, names in program.units:
             shortcut = "" if unit.shortcut == "none" else unit.shortcut
-            yield Row(path, unit.kind + mode, tuple(join(path, n) for n in _kept_names(unit, names)), shortcut)
+            absorbed = tuple(join(path, n) for n in _kept_names(unit, names))
+            yield Row(path, unit.kind + mode, absorbed, shortcut)
 
 
 def _kept_names(unit: FusedUnit, names) -> list[str]:
@@ -147,7 +154,7 @@ def _kept_names(unit: FusedUnit, names) -> list[str]:
     return [n for i, n in enumerate(names) if n is not None and (i >= 3 * unit.depth or i % 3 != 2)]
 
 
-# ---- why a convolution was left alone -----------------------------------------------------------------------------
+# ---- why a convolution was left alone ------------------------------------------------------------
 
 
 def _is_convolution(module) -> bool:
@@ -216,7 +223,8 @@ def _enclosing(path: str) -> list[str]:
 
 def _graph_reason(analysis, module, target, shared) -> str | None:
     """What stands behind the convolution in the forward that calls it; None if this forward does not."""
-    node = next((n for n in analysis.traced.graph.nodes if n.op == "call_module" and n.target == target), None)
+    calls = (n for n in analysis.traced.graph.nodes if n.op == "call_module")
+    node = next((n for n in calls if n.target == target), None)
     if node is None:
         return None
     matcher = Matcher(analysis.traced.graph, module, shared)
@@ -235,11 +243,14 @@ def _graph_reason(analysis, module, target, shared) -> str | None:
     return f"followed by {matcher.describe(behind)}"
 
 
-# ---- with an input ---------------------------------------------------------------------------------------------------
+# ---- with an input -------------------------------------------------------------------------------
 
 
 def _fake_run(model, input, paths):
-    """Every fused unit's plan and the backends of all ops. Args: paths of the fused modules, by first convolution."""
+    """Every fused unit's plan and the backends of all ops.
+
+    Args: paths: of the fused modules, by first convolution.
+    """
     runs: list[Run] = []
     ops: dict[str, set[str]] = {}
 
@@ -255,7 +266,8 @@ def _fake_run(model, input, paths):
 
     fake = FakeTensorMode()
     state = {n: _fake(fake, t) for n, t in (*model.named_parameters(), *model.named_buffers())}
-    with unchanged(model), fake, record(on_unit), backends.observe(lambda op, name: ops.setdefault(op, set()).add(name)):
+    observe = backends.observe(lambda op, name: ops.setdefault(op, set()).add(name))
+    with unchanged(model), fake, record(on_unit), observe:
         torch.func.functional_call(model, state, (fake.from_tensor(input),))
     return runs, {op: "+".join(sorted(names)) for op, names in ops.items()}
 

@@ -13,17 +13,18 @@ from .survey import Analyses, shared_modules, survey
 def fuse(model: nn.Module, memory: str = "balanced") -> nn.Module:
     """Swap every residual block, stem and conv→BN→ReLU chain of `model` for its fused form, in place.
 
-    The result computes the same function: same modules under the same names, same parameters and buffers (the same
-    objects, so an optimizer made before still works), same state_dict, same training and eval behaviour. What cannot be
-    fused exactly is left alone; `explain` says why. A model that is fused already is fused anew: with another `memory`, or
-    after its structure changed (a block whose children were replaced runs its own forward until then).
+    The result computes the same function: same modules under the same names, same parameters and buffers (the
+    same objects, so an optimizer made before still works), same state_dict, same training and eval behaviour.
+    What cannot be fused exactly is left alone; `explain` says why. A model that is fused already is fused
+    anew: with another `memory`, or after its structure changed (a block whose children were replaced runs its
+    own forward until then).
 
     Args:
-        model: any module: torchvision's and timm's ResNets, this package's models, or any other whose forward has
-            conv→BN→ReLU or conv→ReLU chains that torch.fx can trace.
-        memory: what training keeps for backward. "speed": every convolution's output. "balanced": in addition no output
-            of 1x1 convolutions whose BN statistics can be had from their input (the widest tensors of a bottleneck).
-            "min": only each block's input and output; the convolutions run again in backward.
+        model: any module: torchvision's and timm's ResNets, this package's models, or any other whose forward
+            has conv→BN→ReLU or conv→ReLU chains that torch.fx can trace.
+        memory: what training keeps for backward. "speed": every convolution's output. "balanced": in addition
+            no output of 1x1 convolutions whose BN statistics can be had from their input (the widest tensors
+            of a bottleneck). "min": each block's input and output; the convolutions run again in backward.
 
     Returns:
         The same object.
@@ -51,7 +52,8 @@ def fuse(model: nn.Module, memory: str = "balanced") -> nn.Module:
 
 
 def _rewrite(found: Analyses, memory: str) -> Programs:
-    return {training: rewrite(a.traced, a.matches, memory) for training, a in found.items() if a.matches}
+    usable = ((mode, a.traced, a.matches) for mode, a in found.items())
+    return {mode: rewrite(traced, matches, memory) for mode, traced, matches in usable if traced and matches}
 
 
 def programs(module: nn.Module, memory: str) -> Programs:
@@ -65,13 +67,15 @@ def unfuse(model: nn.Module) -> nn.Module:
     """Give every fused module of `model` its original class back, in place.
 
     Returns: the same object, with exactly the types it had before `fuse`.
-    Raises: TypeError if model is no module; ValueError if a wrapper has since subclassed a fused module's class.
+    Raises: TypeError if model is no module; ValueError if a wrapper has subclassed a fused module's class.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     for name, module in model.named_modules():
         if is_wrapped(module):
-            raise ValueError(f"{name}: expected a class made by fuse, got {type(module).__name__}; unwrap it first")
+            raise ValueError(
+                f"{name}: expected a class made by fuse, got {type(module).__name__}; unwrap it first"
+            )
     for module in model.modules():
         install(module, {})
     return model

@@ -1,7 +1,7 @@
 """Finds fused units in the graph of a module's forward.
 
-Chains are read along single-use edges: convolution, batch norm (or none), ReLU; residual blocks backwards from the ReLU
-behind an addition.
+Chains are read along single-use edges: convolution, batch norm (or none), ReLU; residual blocks backwards
+from the ReLU behind an addition.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.fx as fx
@@ -26,15 +27,13 @@ from ..nn.plain import (
 
 RELU_FUNCTIONS = (F.relu, F.relu_, torch.relu, torch.relu_)
 ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add)
-INPLACE_OPERATORS = {
-    *(operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod, operator.ipow),
-    *(operator.iand, operator.ior, operator.ixor, operator.setitem),
-}
+_INPLACE = "iadd isub imul itruediv ifloordiv imod ipow iand ior ixor setitem"
+INPLACE_OPERATORS = {getattr(operator, name) for name in _INPLACE.split()}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Convolution, batch norm (or None) and the ReLU behind (None where something else follows), as graph nodes."""
+    """Nodes of a convolution, its batch norm (or None) and the ReLU behind (or None)."""
 
     conv: fx.Node
     bn: fx.Node | None
@@ -51,7 +50,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Match:
-    """A fused unit in a graph: its kind, layers of the main path, shortcut, and the node it replaces (the last)."""
+    """A fused unit in a graph: kind, layers of the main path, shortcut; it replaces the last node."""
 
     kind: str
     layers: tuple[Layer, ...]
@@ -94,10 +93,11 @@ class Matcher:
         self.order = {node: i for i, node in enumerate(graph.nodes)}
         self.calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
 
-    def module(self, node) -> nn.Module | None:
+    def module(self, node) -> Any:
+        """What a node calls; None where that is no module."""
         if not isinstance(node, fx.Node) or node.op != "call_module":
             return None
-        return self.root.get_submodule(node.target)
+        return self.root.get_submodule(str(node.target))
 
     def why_not_conv(self, node) -> str | None:
         """Why the convolution at `node` cannot be absorbed."""
@@ -116,19 +116,21 @@ class Matcher:
         return node.op == "call_module" and why_not_relu(self.module(node)) is None
 
     def _is_add(self, node) -> bool:
+        if len(node.args) != 2 or node.kwargs:
+            return False
         if node.op == "call_function":
-            return node.target in ADD_FUNCTIONS and len(node.args) == 2 and not node.kwargs
-        return node.op == "call_method" and node.target in ("add", "add_") and len(node.args) == 2 and not node.kwargs
+            return node.target in ADD_FUNCTIONS
+        return node.op == "call_method" and node.target in ("add", "add_")
 
     def _is_conv(self, node) -> bool:
         return isinstance(self.module(node), nn.Conv2d) and self.why_not_conv(node) is None
 
     def _is_bn(self, node) -> bool:
         module = self.module(node)
-        return module is not None and why_not_batch_norm(module) is None and self._why_not_single(node) is None
+        return module is not None and is_batch_norm(module) and self.why_not_layer(node) is None
 
     @staticmethod
-    def only_user(node):
+    def only_user(node) -> Any:
         users = list(node.users)
         return users[0] if len(users) == 1 else None
 
@@ -137,7 +139,7 @@ class Matcher:
         if not isinstance(node, fx.Node) or len(node.users) != 1:
             return None
         bn = node if self._is_bn(node) else None
-        conv = bn.args[0] if bn else node
+        conv: Any = bn.args[0] if bn else node
         if not self._is_conv(conv) or len(conv.users) != 1 or conv.kwargs:
             return None
         out_channels = self.module(conv).out_channels
@@ -219,7 +221,7 @@ class Matcher:
         pool = self.only_user(layer.relu)
         if layer.bn is not None and pool is not None and self._is_stem_pool(pool):
             return Match("conv_bn_act_maxpool", (layer,), pool, extra=pool)
-        return Match("conv_bn_act", (layer,), layer.relu)
+        return Match("conv_bn_act", (layer,), layer.nodes[-1])
 
     def _is_pad(self, node) -> bool:
         return node.op == "call_module" and why_not_pad(self.module(node)) is None
@@ -243,7 +245,8 @@ class Matcher:
         return name.endswith("_") or node.target in INPLACE_OPERATORS or bool(flagged)
 
     def additions(self) -> list[fx.Node]:
-        return [n for n in self.graph.nodes if self._is_add(n) and all(isinstance(a, fx.Node) for a in n.args)]
+        found = (n for n in self.graph.nodes if self._is_add(n))
+        return [n for n in found if all(isinstance(a, fx.Node) for a in n.args)]
 
     def is_layer(self, node) -> bool:
         """A convolution, batch norm or ReLU that could be absorbed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch.nn as nn
 
@@ -16,8 +17,8 @@ Programs = Mapping[bool, Program]  # in training and in eval mode
 class FusedModule(nn.Module):
     """Mixed in front of a module's class by `fuse`; taken away again by `unfuse`.
 
-    The instance keeps its parameters, buffers, children, attributes and hooks. Wherever the fused forward does not apply,
-    the class's own forward runs.
+    The instance keeps its parameters, buffers, children, attributes and hooks. Wherever the fused forward
+    does not apply, the class's own forward runs.
     """
 
     _stock_type: type[nn.Module]
@@ -37,10 +38,17 @@ class FusedModule(nn.Module):
             self.__dict__["_fused_programs"] = programs(self, memory)
 
 
-@functools.cache
+_types: dict[type[nn.Module], type[FusedModule]] = {}
+
+
 def fused_type(stock: type[nn.Module]) -> type[FusedModule]:
     """The fused subclass of a module class, made once."""
+    if stock not in _types:
+        _types[stock] = _make_type(stock)
+    return _types[stock]
 
+
+def _make_type(stock: type[nn.Module]) -> type[FusedModule]:
     @functools.wraps(stock.forward)  # whoever asks for the signature (torch.fx does) gets the stock one
     def forward(self, *args, **kwargs):
         program = self._fused_programs.get(self.training)
@@ -59,8 +67,8 @@ def _new(stock: type[nn.Module]) -> FusedModule:
 
 @contextlib.contextmanager
 def as_stock(model: nn.Module) -> Iterator[None]:
-    """Every fused module of a model under its original class for a while, so that its own forward can be read."""
-    fused = [(m, type(m)) for m in model.modules() if isinstance(m, FusedModule)]
+    """Every fused module of a model under its original class for a while: its own forward can be read."""
+    fused: list[tuple[Any, Any]] = [(m, type(m)) for m in model.modules() if isinstance(m, FusedModule)]
     try:
         for module, cls in fused:
             module.__class__ = cls._stock_type
@@ -80,13 +88,14 @@ def is_wrapped(module: nn.Module) -> bool:
     return isinstance(module, FusedModule) and "_stock_type" not in vars(type(module))
 
 
-def install(module: nn.Module, programs: Programs) -> None:
+def install(module: Any, programs: Programs) -> None:
     """Give a module fused forwards; without any, its own class back."""
-    if not programs and isinstance(module, FusedModule):
-        module.__dict__.pop("_fused_programs", None)
+    fused = isinstance(module, FusedModule)
+    if fused and not programs:
+        vars(module).pop("_fused_programs", None)
         if not is_wrapped(module):
             module.__class__ = module._stock_type
     elif programs:
-        if not isinstance(module, FusedModule):
+        if not fused:
             module.__class__ = fused_type(type(module))
-        module.__dict__["_fused_programs"] = programs
+        vars(module)["_fused_programs"] = programs

@@ -1,4 +1,4 @@
-"""What a module's forward was read under: where that no longer holds, its own code might do something else."""
+"""What a module's forward was read under: where that holds no longer, its code might do something else."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _CONSTANTS = (bool, int, float, str, type(None), types.FunctionType, types.Built
 class Premises:
     """Of one module and of the calls of its forward.
 
-    required: names of the arguments without defaults; the others were read at their defaults. attributes: the plain
-    ones. children: names of the children, and of those in containers, by path. transparent: types of the modules that
-    were looked through, by path: sequentials of layers, and identities.
+    required: names of the arguments without defaults; the others were read at their defaults. attributes: the
+    plain ones. children: names of the children, and of those in containers, by path. transparent: types of
+    the modules that were looked through, by path: sequentials of layers, and identities.
     """
 
     required: tuple[str, ...]
@@ -50,7 +50,7 @@ class Premises:
 
 
 def plain_attributes(module: nn.Module, mentioned: set[str]) -> dict[str, Any]:
-    """Attributes that the forward's control flow may look at, in copies: those whose names its code mentions."""
+    """Copies of the attributes that the forward's control flow may look at: those that its code mentions."""
     own = {k: v for k, v in vars(module).items() if k not in _MODULE_ATTRIBUTES}
     if "getattr" not in mentioned:  # which makes up names as it runs
         own = {k: v for k, v in own.items() if k in mentioned}

@@ -18,8 +18,8 @@ Analyses = dict[bool, Analysis]  # in training and in eval mode
 
 @dataclass
 class Survey:
-    """rewrites: modules with something to fuse in their own forward, by path. stays: paths of modules that are left as
-    they are with all in them, and why. holds_block: is there a residual block, fused or not?
+    """rewrites: modules with something to fuse in their own forward, by path. stays: paths of modules that
+    are left as they are with all in them, and why. holds_block: is there a residual block, fused or not?
     """
 
     rewrites: dict[str, tuple[nn.Module, Analyses]] = field(default_factory=dict)
@@ -60,12 +60,13 @@ def _is_candidate(module: nn.Module) -> bool:
 def _holds_convolutions(module: nn.Module) -> bool:
     """Convolutions among the children, looking through containers."""
     return any(
-        isinstance(c, nn.Conv2d) or (isinstance(c, CONTAINERS) and _holds_convolutions(c)) for c in module.children()
+        isinstance(c, nn.Conv2d) or (isinstance(c, CONTAINERS) and _holds_convolutions(c))
+        for c in module.children()
     )
 
 
 def survey(module: nn.Module, shared: set[int], path: str = "") -> Survey:
-    """Blocks from the top down, chains from the bottom up: a chain belongs to the innermost module that calls it.
+    """Blocks from the top down, chains from the bottom up: these belong to the innermost module calling them.
 
     Args: a module of stock classes only; shared: ids of the whole model's shared modules.
     """

@@ -17,13 +17,13 @@ from ..nn.plain import BATCH_NORMS, attached, is_frozen_batch_norm
 from .premises import Premises, children_names, plain_attributes
 
 PRIMITIVES = (nn.Conv2d, *BATCH_NORMS, nn.ReLU, nn.Identity, nn.MaxPool2d, nn.AvgPool2d)
-# Names in a forward whose answer or effect a graph would lose: what they tell of a tensor is not true of the proxy that
-# stands for it, or they depend on (or change) more than the tensors.
-UNTRACEABLE = frozenset(
-    ("isinstance", "issubclass", "is_tensor", "type", "hasattr", "random")
-    + ("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled")
-    + ("no_grad", "enable_grad", "set_grad_enabled", "inference_mode", "autocast")
-)
+# Names in a forward whose answer or effect a graph would lose: what they tell of a tensor is not true of the
+# proxy that stands for it, or they depend on (or change) more than the tensors.
+UNTRACEABLE = {
+    *("isinstance", "issubclass", "is_tensor", "type", "hasattr", "random"),
+    *("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled"),
+    *("no_grad", "enable_grad", "set_grad_enabled", "inference_mode", "autocast"),
+}
 
 
 class NotTraceable(Exception):
@@ -45,7 +45,7 @@ def is_primitive_sequential(module: nn.Module) -> bool:
 
 
 class _InplaceProxy(fx.Proxy):
-    """Records ``a += b`` as what it is; fx's own proxy makes it ``a = a + b``, with another dtype and other aliases."""
+    """Records ``a += b`` as it is; fx's own proxy makes it ``a = a + b``, with another dtype and aliases."""
 
 
 def _record_inplace(operation):
@@ -60,7 +60,7 @@ for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "
 
 
 class _OwnForward(fx.Tracer):
-    """Keeps every child a leaf but, with `inline`, sequentials of primitive layers; optional arguments get defaults."""
+    """Keeps every child a leaf but, with `inline`, sequentials of layers. Optional arguments get defaults."""
 
     def __init__(self, inline: bool, optional: dict[str, Any]):
         super().__init__()
@@ -85,12 +85,12 @@ class _OwnForward(fx.Tracer):
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
         """The proxies of the arguments, and the values of those that stay at their defaults."""
         function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
-        chosen = [self.optional.get(a.node.target, a) if isinstance(a, fx.Proxy) else a for a in args]
+        chosen = [self.optional.get(str(a.node.target), a) if isinstance(a, fx.Proxy) else a for a in args]
         return function, chosen
 
 
 class _NoTensors(TorchDispatchMode):
-    """Fails where a forward computes with tensors that are not proxies: a graph would keep the result for ever."""
+    """Fails where a forward computes with tensors that are no proxies: a graph would keep the result."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         raise NotTraceable(f"its forward computes {func} on tensors that do not come from its input")
@@ -102,7 +102,7 @@ def _code_names(code: types.CodeType) -> set[str]:
 
 
 def _definitions(cls: type, name: str) -> Iterator[types.FunctionType]:
-    """The function, or a property's, of this name that an instance runs; those of its bases too if it calls super()."""
+    """The method, or property, of this name that an instance runs; its bases' too where it calls super()."""
     for base in cls.__mro__:
         if base is nn.Module:
             return
@@ -157,7 +157,7 @@ def _restore(value, before) -> None:
 
 @contextlib.contextmanager
 def unchanged(root: nn.Module) -> Iterator[list[str]]:
-    """Takes back what the block does to attributes of `root` and of the modules in it; the list then names them."""
+    """Takes back what the block does to attributes of the modules of `root`; the list then names those."""
     modules = [(path, m, dict(vars(m))) for path, m in root.named_modules()]
     mutable = [
         (f"{path}.{name}", value, dict(value) if isinstance(value, dict) else type(value)(value))
@@ -183,7 +183,7 @@ def unchanged(root: nn.Module) -> Iterator[list[str]]:
 
 
 def trace(module: nn.Module, training: bool, inline: bool) -> Traced:
-    """The graph of ``type(module).forward`` in one mode, and what it was read under. Leaves the module as it was.
+    """The graph of ``type(module).forward`` in one mode, and what it was read under. Changes nothing.
 
     Raises:
         NotTraceable: with the reason.
@@ -202,7 +202,8 @@ def trace(module: nn.Module, training: bool, inline: bool) -> Traced:
     finally:
         module.training = was_training
     if changed:
-        raise NotTraceable(f"its forward sets attributes: {', '.join(sorted({c.lstrip('.') for c in changed}))}")
+        names = sorted({c.lstrip(".") for c in changed})
+        raise NotTraceable(f"its forward sets attributes: {', '.join(names)}")
     transparent: dict[str, type[nn.Module]] = dict.fromkeys(tracer.inlined, nn.Sequential)
     transparent |= dict.fromkeys(_bypass_identities(graph, module), nn.Identity)
     attributes = plain_attributes(module, mentioned)
@@ -210,7 +211,7 @@ def trace(module: nn.Module, training: bool, inline: bool) -> Traced:
 
 
 def _bypass_identities(graph: fx.Graph, module: nn.Module) -> list[str]:
-    """Take nn.Identity out, which stands where an option of a model is off (timm's anti-aliasing, drop block)."""
+    """Take nn.Identity out: it stands where an option is off (timm's anti-aliasing, drop block)."""
     bypassed = []
     for node in list(graph.nodes):
         if node.op != "call_module":

@@ -60,11 +60,14 @@ def _batch_norm(name, bn, conv, x, out, stats):
         if t is None:
             continue
         if t.shape[0] != conv.out_channels:
-            raise ValueError(f"{name}'s batch norm {field}: expected {conv.out_channels} channels, got {t.shape[0]}")
+            expected = f"{conv.out_channels} channels"
+            raise ValueError(f"{name}'s batch norm {field}: expected {expected}, got {t.shape[0]}")
         if t.device != x.device:
             raise ValueError(f"{name}'s batch norm {field}: expected device {x.device} of x, got {t.device}")
     if stats.norm == "batch" and stats.group is None and out[0] * out[2] * out[3] == 1:
-        raise ValueError(f"x: expected more than 1 value per channel when training, got {tuple(out)} after {name}")
+        raise ValueError(
+            f"x: expected more than 1 value per channel when training, got {tuple(out)} after {name}"
+        )
 
 
 def same_shape(name, got, expected) -> bool:
@@ -79,7 +82,7 @@ def same_shape(name, got, expected) -> bool:
 
 
 def residual_tensor(residual, x, out) -> bool:
-    """Whether an explicit residual is a floating tensor of the output's shape; ValueError where none can be added."""
+    """Whether an explicit residual is a floating tensor of the output's shape; as `same_shape` otherwise."""
     if not isinstance(residual, torch.Tensor) or residual.dtype not in DTYPES:
         return False  # a number, say: stock code adds it
     if not same_shape("residual", tuple(residual.shape), tuple(out)):

@@ -7,7 +7,7 @@ recorders: list = []
 
 @contextlib.contextmanager
 def record(callback):
-    """Call ``callback(unit, x, modules, shapes, plan, spec)`` for every fused unit that runs inside the block."""
+    """Call ``callback(unit, x, modules, shapes, plan, spec)`` for every fused unit that runs inside."""
     recorders.append(callback)
     try:
         yield

@@ -1,6 +1,6 @@
 """How a batch norm module normalises right now, and the bookkeeping that its own forward would do."""
 
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 import torch.nn as nn
@@ -9,11 +9,12 @@ from .plain import is_frozen_batch_norm
 
 
 class Statistics(NamedTuple):
-    """norm: "batch", "frozen" or "none"; momentum: None leaves the running statistics alone; group: of SyncBatchNorm."""
+    """norm: "batch", "frozen" or "none"; momentum: None leaves the running statistics alone; group: of
+    SyncBatchNorm, None for this process alone."""
 
     norm: str
     eps: float = 1e-5
-    momentum: Optional[float] = None
+    momentum: float | None = None
     group: Any = None
 
 
@@ -27,7 +28,7 @@ def _sync_group(bn):
     return group if dist.get_world_size(group) > 1 else None
 
 
-def statistics(bn: Optional[nn.Module]) -> Statistics:
+def statistics(bn: Any) -> Statistics:
     """The mode of `bn`, by the rules of `torch.nn.modules.batchnorm._BatchNorm.forward`."""
     if bn is None:
         return Statistics("none")
@@ -43,7 +44,7 @@ def statistics(bn: Optional[nn.Module]) -> Statistics:
     return Statistics("batch", bn.eps, momentum, _sync_group(bn))
 
 
-def count_batch(bn: Optional[nn.Module]) -> None:
+def count_batch(bn: Any) -> None:
     """Count this batch, as a batch norm in training does."""
     if bn is None or is_frozen_batch_norm(bn):
         return

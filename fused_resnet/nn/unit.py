@@ -1,4 +1,4 @@
-"""A fused unit: a callable that reads its parameters off the user's own modules and runs them as one Function."""
+"""A fused unit: reads its parameters off the user's own modules and runs them as one autograd Function."""
 
 from dataclasses import dataclass
 
@@ -32,11 +32,12 @@ FUNCTIONS = {
 class FusedUnit:
     """What is fused; the modules come with every call, so that replacing, moving or freezing them just works.
 
-    Call: ``unit(x, residual, *modules)`` with modules = (conv, bn or None, relu or None) per unit of the main path, then
-    the projection's (conv, bn), the zero-padding shortcut's module, or the stem's max-pool.
+    Call: ``unit(x, residual, *modules)`` with modules = (conv, bn or None, relu or None) per unit of the main
+    path, then the projection's (conv, bn), the zero-padding shortcut's module, or the stem's max-pool.
 
-    kind: a key of FUNCTIONS; depth: units on the main path; shortcut: as in `ChainSpec`; inplace_add: the stock code adds
-    the shortcut in place, so the sum keeps the main path's dtype; memory: "speed", "balanced" or "min".
+    kind: a key of FUNCTIONS; depth: units on the main path; shortcut: as in `ChainSpec`; memory: "speed",
+    "balanced" or "min"; inplace_add: the stock code adds the shortcut in place, so that the sum keeps the
+    main path's dtype.
     """
 
     kind: str
@@ -77,7 +78,7 @@ class FusedUnit:
         return FUNCTIONS[self.kind].apply(spec, x.to(dtype), residual, *tensors)
 
     def split(self, modules):
-        """The modules by role: (conv, bn, relu) per unit, the projection's (conv, bn) or None, pad or pool or None."""
+        """By role: (conv, bn, relu) of each unit; (conv, bn) of the projection or None; pad, pool or None."""
         units = [modules[3 * i : 3 * i + 3] for i in range(self.depth)]
         rest = modules[3 * self.depth :]
         projection = rest if self.shortcut == "projection" else None
@@ -115,12 +116,13 @@ class FusedUnit:
         if projection is not None:
             all_stats.append(statistics(projection[1]))
             name = "the projection shortcut"
-            projected, sizes = checks.unit(name, *projection, x, tuple(x.shape), autocast, all_stats[-1])
+            conv, bn = projection
+            projected, sizes = checks.unit(name, conv, bn, x, tuple(x.shape), autocast, all_stats[-1])
             shapes.append(sizes)
         return all_stats, shapes, out, projected
 
     def _adds_like(self, out, x, residual, projected, last) -> bool:
-        """Does the shortcut have the main path's shape? If not, stock code broadcasts one of them, or raises."""
+        """Has the shortcut the main path's shape? If not, stock code broadcasts one of them, or raises."""
         if self.shortcut == "identity":
             return checks.same_shape("x (the identity shortcut)", tuple(x.shape), out)
         if self.shortcut == "projection":
@@ -174,11 +176,10 @@ def _is_unbatched(x, units) -> bool:
 
 
 def _autocast_dtype(x):
-    """What autocast makes of x and the weights for a convolution; None where it is off (fp64 is never cast)."""
+    """What autocast makes of x and of weights for a convolution; None where it is off. It casts no fp64."""
     kind = x.device.type
-    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return None
-    return torch.get_autocast_dtype(kind)
+    enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if enabled and x.dtype != torch.float64 else None
 
 
 def _geometry(conv) -> Geometry:

@@ -6,7 +6,7 @@ from .plan import ConvShape, Plan
 
 
 class Cost(NamedTuple):
-    """Of one forward and backward: bytes of activations read and written, multiply-adds, bytes kept for backward."""
+    """Of forward and backward: bytes of activations read and written, multiply-adds, bytes kept."""
 
     bytes_moved: int
     multiply_adds: int
@@ -22,7 +22,7 @@ def chain_cost(
 ) -> Cost:
     """Cost of a chain whose ideal cache reads every operand once per op (docs/design.md, traffic table).
 
-    Args: shapes per unit, then of the projection; main: how many belong to the main path; residual: is one added.
+    Args: shapes per unit, then of the projection; main: how many of the main path; residual: is one added?
     """
     reads = sum(s.in_rows * s.in_channels for s in shapes)
     writes = sum(s.rows * s.out_channels for s in shapes)
@@ -33,11 +33,12 @@ def chain_cost(
         return Cost(forward * itemsize, macs, 0)
     folded = [s for s, f in zip(shapes, plan.fold, strict=True) if f]
     gram = sum(s.rows * s.in_channels * s.in_channels for s in folded)
-    # backward: every convolution reads its gradient and operand twice (dgrad, wgrad), writes the input's gradient
+    # backward: each convolution reads its gradient and operand twice (dgrad, wgrad), writes its input's
     backward = 2 * (reads + writes) + reads + 2 * tail
-    kept = 0 if plan.recompute else sum(
+    kept = sum(
         s.in_channels**2 * 4 // itemsize if f else s.rows * s.out_channels
         for s, f in zip(shapes, plan.fold, strict=True)
+        if not plan.recompute
     )
     repeated = macs if plan.recompute else 0
     return Cost((forward + backward) * itemsize, 3 * macs + 2 * gram + repeated, kept * itemsize)

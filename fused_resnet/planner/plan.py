@@ -20,7 +20,8 @@ class ConvShape(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """fold: per unit, then the projection: batch statistics from the Gram matrix; recompute: convolve again in backward;
+    """fold: per unit, then the projection: batch statistics from the Gram matrix; recompute: convolve again
+    in backward;
     prologue: the convolution normalises what it loads."""
 
     fold: tuple[bool, ...]
@@ -36,8 +37,9 @@ def can_fold(shape: ConvShape) -> bool:
 def folding_pays(shape: ConvShape, synced: bool) -> bool:
     """Folding costs rows*C² multiply-adds twice and keeps C² values; it saves keeping rows*K values.
 
-    It pays where both are small beside the convolution itself: C <= K/2, and the matrix at most half of y. Processes
-    that share their statistics must all decide alike, so that their number of rows, which may differ, does not count.
+    It pays where both are small beside the convolution itself: C <= K/2, and the matrix at most half of y.
+    Processes that share their statistics must all decide alike, so that their number of rows, which may
+    differ, does not count.
     """
     c, k = shape.in_channels, shape.out_channels
     return can_fold(shape) and 2 * c <= k and (synced or 2 * c * c <= shape.rows * k)
@@ -52,5 +54,7 @@ def plan_chain(
     memory: "speed" stores every convolution's output, "balanced" folds where that pays, "min" recomputes too;
     synced: are batch statistics taken over several processes?
     """
-    fold = tuple(memory != "speed" and b and folding_pays(s, synced) for s, b in zip(shapes, batch, strict=True))
+    fold = tuple(
+        memory != "speed" and b and folding_pays(s, synced) for s, b in zip(shapes, batch, strict=True)
+    )
     return Plan(fold, memory == "min", backends.convolution_engine(device_type) != "library")
