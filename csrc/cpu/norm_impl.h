@@ -74,7 +74,7 @@ void prefetch(const T* y, int64_t size) {
 template <class T>
 void shifted_sums(const T* y, int64_t rows, int64_t lanes, int64_t width, const Acc<T>* __restrict origin,
                   Acc<T>* __restrict sum, Acc<T>* __restrict square) {
-  constexpr int64_t prefetch_bytes = 4096; // longer rows are streams that the processor foresees
+  constexpr int64_t prefetch_bytes = 8192; // longer rows are streams that the processor foresees
   for (int64_t l = 0; l < lanes; ++l) sum[l] = square[l] = 0;
   int64_t row = 0;
   for (; row + 4 <= rows; row += 4) {
@@ -82,7 +82,7 @@ void shifted_sums(const T* y, int64_t rows, int64_t lanes, int64_t width, const 
     const T* __restrict row1 = row0 + width;
     const T* __restrict row2 = row1 + width;
     const T* __restrict row3 = row2 + width;
-    if (4 * width * static_cast<int64_t>(sizeof(T)) <= prefetch_bytes) prefetch(row3 + width, 4 * width);
+    if (4 * width * static_cast<int64_t>(sizeof(T)) < prefetch_bytes) prefetch(row3 + width, 4 * width);
     for (int64_t l = 0; l < lanes; ++l) {
       const Acc<T> d0 = widen(row0[l]) - origin[l], d1 = widen(row1[l]) - origin[l];
       const Acc<T> d2 = widen(row2[l]) - origin[l], d3 = widen(row3[l]) - origin[l];

@@ -212,7 +212,7 @@ class Matcher:
             layer = self._layer_ending_at(relu.args[0])
             if layer is None or layer.conv in taken:
                 continue
-            match = self._chain(Layer(layer.conv, layer.bn, relu))
+            match = self._chain(layer, relu)
             if self._is_movable(match):
                 found.append(match)
         return found
