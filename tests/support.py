@@ -38,7 +38,7 @@ def perturb(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def away_from_kinks(module: nn.Module, x: torch.Tensor) -> nn.Module:
-    """Shift batch norms by +-4 standard deviations, and calibrate their running statistics on `x`.
+    """Shift batch norms by +-6 standard deviations, and calibrate their running statistics on `x`.
 
     A ReLU's gradient jumps at 0. In low precision some pre-activations round to the other side, in stock and
     fused code alike but not the same ones, and these few elements would be all that a comparison sees. Half
@@ -47,7 +47,7 @@ def away_from_kinks(module: nn.Module, x: torch.Tensor) -> nn.Module:
     with torch.no_grad():
         for m in module.modules():
             if getattr(m, "bias", None) is not None and hasattr(m, "running_mean"):
-                m.bias.copy_(torch.where(torch.arange(m.bias.numel()) % 2 == 0, 4.0, -4.0))
+                m.bias.copy_(torch.where(torch.arange(m.bias.numel()) % 2 == 0, 6.0, -6.0))
                 m.momentum = 1.0
         training = module.training
         module.train()(x)

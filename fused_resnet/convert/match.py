@@ -217,11 +217,12 @@ class Matcher:
                 found.append(match)
         return found
 
-    def _chain(self, layer: Layer) -> Match:
-        pool = self.only_user(layer.relu)
+    def _chain(self, layer: Layer, relu: fx.Node) -> Match:
+        layers = (Layer(layer.conv, layer.bn, relu),)
+        pool = self.only_user(relu)
         if layer.bn is not None and pool is not None and self._is_stem_pool(pool):
-            return Match("conv_bn_act_maxpool", (layer,), pool, extra=pool)
-        return Match("conv_bn_act", (layer,), layer.nodes[-1])
+            return Match("conv_bn_act_maxpool", layers, pool, extra=pool)
+        return Match("conv_bn_act", layers, relu)
 
     def _is_pad(self, node) -> bool:
         return node.op == "call_module" and why_not_pad(self.module(node)) is None

@@ -59,14 +59,16 @@ def multiply_adds(model: nn.Module, input_size: Sequence[int]) -> int:
 
 
 def _meta_copy(model: nn.Module) -> nn.Module:
-    """Deep copy of ``model`` whose parameters and buffers have no storage."""
+    """Deep copy of ``model`` in stock form, so that every operator shows, without storage."""
+    from fused_resnet import unfuse  # on use, as in _common: no import order is forced on the conversion code
+
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         empty = torch.empty_like(parameter, device="meta")
         memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo)
+    return unfuse(copy.deepcopy(model, memo))
 
 
 class _Counter(TorchDispatchMode):
