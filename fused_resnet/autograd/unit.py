@@ -222,7 +222,10 @@ def constant_backward(spec, params, saved, x, up: Upstream, need, below, prologu
     a = None if saved.norm is None else saved.norm[2]
     p = None
     if need[0] or need[2]:
-        p = ops.conv_wgrad(up.g, x.tensor, x.norm, x.act, params.weight.shape, *spec.conv, None, None)
+        g, read = up.g, x.tensor
+        if need[2]:  # dgamma is a small difference of large sums: P must not be rounded to the storage dtype
+            g, read = g.to(up.sums.dtype), read.to(up.sums.dtype)
+        p = ops.conv_wgrad(g, read, x.norm, x.act, params.weight.shape, *spec.conv, None, None)
     sg = up.sums[0]
     bias_grad = sg if a is None else a * sg
     if a is None:
