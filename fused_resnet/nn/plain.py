@@ -30,12 +30,16 @@ def attached(module: nn.Module) -> str | None:
     return None
 
 
+def _of_another_type(module: nn.Module, expected: str) -> str:
+    if parametrize.is_parametrized(module):
+        return "parametrized"
+    return f"a {type(module).__name__}, not exactly {expected}"
+
+
 def why_not_convolution(conv: nn.Module) -> str | None:
     """Why a module is no convolution that a fused unit can absorb, or None."""
-    if parametrize.is_parametrized(conv):
-        return "parametrized"
-    if type(conv) is not nn.Conv2d:
-        return f"a {type(conv).__name__}, not exactly nn.Conv2d"
+    if type(conv) is not nn.Conv2d:  # a parametrization changes the type, too
+        return _of_another_type(conv, "nn.Conv2d")
     if conv.padding_mode != "zeros":
         return f"padding_mode={conv.padding_mode!r}"
     if isinstance(conv.padding, str):
@@ -49,29 +53,25 @@ def why_not_convolution(conv: nn.Module) -> str | None:
 
 def why_not_batch_norm(bn: nn.Module) -> str | None:
     """Why a module is no batch norm that a fused unit can absorb, or None."""
-    if parametrize.is_parametrized(bn):
-        return "parametrized"
-    if not is_batch_norm(bn):
-        return f"a {type(bn).__name__}, not exactly nn.BatchNorm2d"
-    return attached(bn)
+    return attached(bn) if is_batch_norm(bn) else _of_another_type(bn, "nn.BatchNorm2d")
 
 
 def why_not_relu(module: nn.Module) -> str | None:
     """Why a module is no ReLU that a fused unit can absorb, or None."""
-    return attached(module) if type(module) is nn.ReLU else f"a {type(module).__name__}, not exactly nn.ReLU"
+    return attached(module) if type(module) is nn.ReLU else _of_another_type(module, "nn.ReLU")
 
 
 def why_not_pad(module: nn.Module) -> str | None:
     """Why a module is no zero-padding shortcut that a fused unit can absorb, or None."""
     if type(module) is not ZeroPadShortcut:
-        return f"a {type(module).__name__}, not exactly ZeroPadShortcut"
+        return _of_another_type(module, "ZeroPadShortcut")
     return attached(module)
 
 
 def why_not_pool(pool: nn.Module) -> str | None:
     """Why a module is no max-pool that the stem can absorb, or None."""
     if type(pool) is not nn.MaxPool2d:
-        return f"a {type(pool).__name__}, not exactly nn.MaxPool2d"
+        return _of_another_type(pool, "nn.MaxPool2d")
     if pool.ceil_mode or pool.return_indices or pool.dilation not in (1, (1, 1)):
         return "a max-pool with ceil_mode, return_indices or dilation"
     size = pool.kernel_size if isinstance(pool.kernel_size, int) else max(pool.kernel_size)
