@@ -1,0 +1,6 @@
+"""Triton kernels: compiled for a GPU that is not here, executed on the CPU; or interpreted."""
+
+from gpu_on_cpu.triton.driver import Record, emulate
+from gpu_on_cpu.triton.launch import Run, compile_kernel, run
+
+__all__ = ["Record", "Run", "compile_kernel", "emulate", "run"]
