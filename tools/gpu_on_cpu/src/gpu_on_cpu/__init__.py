@@ -1,0 +1,31 @@
+"""Executes the code that GPU compilers generate on the CPU, and stops whatever is undefined on a GPU.
+
+The parts: `gpu_on_cpu.ptx` runs PTX text, `gpu_on_cpu.triton` compiles and runs Triton kernels, `gpu_on_cpu.cuda` runs
+CUDA C++ source, `gpu_on_cpu.mutation` breaks kernels on purpose. The names below are the ones used most.
+"""
+
+from gpu_on_cpu.case import Case, Expected
+from gpu_on_cpu.errors import CompilerError, GpuOnCpuError, KernelFault, Unsupported
+from gpu_on_cpu.mutation import mutate, score
+from gpu_on_cpu.ptx.module import Module
+from gpu_on_cpu.resources import Resources
+from gpu_on_cpu.traffic import Access, Traffic
+from gpu_on_cpu.triton import emulate, run
+
+__version__ = "0.1.0"
+__all__ = [
+    "Access",
+    "Case",
+    "CompilerError",
+    "Expected",
+    "GpuOnCpuError",
+    "KernelFault",
+    "Module",
+    "Resources",
+    "Traffic",
+    "Unsupported",
+    "emulate",
+    "mutate",
+    "run",
+    "score",
+]
