@@ -1,4 +1,5 @@
-# Targets that set themselves up: test, test-cpu-wheel, fuzz, lint, demo, bench, bench-ops. Also: setup, clean.
+# Targets that set themselves up: test, test-tools, test-cpu-wheel, fuzz, mutation, lint, demo, bench, bench-ops.
+# Also: setup, clean.
 # Variables: PYTHON, VENV, TORCH (what pip installs), PYTEST_ARGS, BENCH_ARGS, DEMO_ARGS.
 
 PYTHON ?= python3
@@ -14,7 +15,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TIMM := $(if $(findstring torchvision,$(TORCH)),timm==1.0.31)
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: setup test test-cpu-wheel fuzz lint demo bench bench-ops clean
+TOOL := tools/gpu_on_cpu
+
+.PHONY: setup test test-tools test-cpu-wheel fuzz mutation lint demo bench bench-ops clean
 
 setup: $(VENV)/.package
 
@@ -32,10 +35,18 @@ $(VENV)/.package: $(VENV)/.torch $(SOURCES)
 	  -e '.[demo,bench,test,lint]' $(TIMM)
 	touch $@
 
+$(VENV)/.tools: $(VENV)/.package $(TOOL)/pyproject.toml
+	$(PIP) install --quiet -c $(VENV)/constraints.txt -e '$(TOOL)[test]'
+	touch $@
+
 # One thread per worker: two workers of two threads each fight over the cores.
 test: $(VENV)/.package
 	FUSED_RESNET_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 \
 	  $(BIN)/python -m pytest -n 2 --benchmark-disable $(PYTEST_ARGS)
+
+# The tool that executes GPU kernels, and other people's kernels with it; needs nvcc. Downloads what it runs.
+test-tools: $(VENV)/.tools
+	cd $(TOOL) && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest -n 2 --all-forms $(PYTEST_ARGS)
 
 # Another torch: a CPU build where the package index has one, without torchvision and timm.
 test-cpu-wheel:
@@ -44,10 +55,16 @@ test-cpu-wheel:
 fuzz: $(VENV)/.package
 	$(BIN)/python -m pytest --hypothesis-profile=long tests/test_ops.py $(PYTEST_ARGS)
 
-lint: $(VENV)/.package
+# Breaks kernels on purpose; minutes.
+mutation: $(VENV)/.tools
+	cd $(TOOL) && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m gpu_on_cpu mutate examples/resnet/cases.py \
+	  --kernels conv1x1_stats,conv3x3_s1,bn_backward_reduce --count 40 --least 0.95
+
+lint: $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	cd $(TOOL) && $(abspath $(BIN))/mypy && $(abspath $(BIN))/lint-imports
 
 demo: $(VENV)/.package
 	$(BIN)/python examples/demo.py $(DEMO_ARGS)
@@ -61,5 +78,6 @@ bench-ops: $(VENV)/.package
 # Leaves the virtual environments, which are gigabytes to fetch again.
 clean:
 	rm -rf build dist out *.egg-info fused_resnet/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	rm -f .venv*/.package
-	find benchmarks examples fused_resnet tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(TOOL)/src/*.egg-info $(TOOL)/.pytest_cache $(TOOL)/.mypy_cache $(TOOL)/.hypothesis
+	rm -f .venv*/.package .venv*/.tools
+	find benchmarks examples fused_resnet tests tools -name __pycache__ -prune -exec rm -rf {} +
