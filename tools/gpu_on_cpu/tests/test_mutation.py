@@ -94,6 +94,13 @@ def test_mutants_change_one_line_and_are_repeatable() -> None:
     assert len(list(mutate(ptx))) == every > 8
 
 
+def test_a_difference_that_is_squared_is_not_swapped() -> None:
+    """(a - b)^2 is (b - a)^2; a difference that is used otherwise too is swapped."""
+    squared = "sub.f32 %r3, %r1, %r2;\nmul.f32 %r4, %r3, %r3;\nfma.rn.f32 %r5, %r3, %r3, %r4;\nadd.f32 %r30, %r4, %r5;"
+    assert "swap registers" not in candidates(squared)
+    assert len(candidates(squared + "\nadd.f32 %r6, %r3, %r4;")["swap registers"]) == 1
+
+
 def test_score() -> None:
     s = score(subjects.scale("bf16"), 80, count=10, seeds=(0, 1))
     assert len(s.verdicts) == 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Sequence
 
@@ -28,7 +29,7 @@ class Job:
         return cases.load(self.file)[self.kernel](self.dtype)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Outcome:
     """Of one job.
 
@@ -36,8 +37,8 @@ class Outcome:
         worst: largest error in units of what is allowed.
         collisions: bytes of shared memory whose value depends on which lane of a warp wins.
         problem: why it failed, or "".
-        triton, build, execute: seconds to compile the kernel with Triton; to translate the PTX and compile the C++; to
-            run all sizes once.
+        triton, translate, compile, execute: seconds until Triton had PTX, that was C++, that was a library, and all
+            sizes had run once; what was cached takes next to none.
     """
 
     job: Job
@@ -46,42 +47,42 @@ class Outcome:
     collisions: int = 0
     problem: str = ""
     triton: float = 0.0
-    build: float = 0.0
+    translate: float = 0.0
+    compile: float = 0.0
     execute: float = 0.0
 
 
 def check(job: Job, seeds: Sequence[int]) -> Outcome:
     """Runs all problem sizes under all seeds."""
     all_cases = job.cases()
-    start = time.perf_counter()
+    outcome = Outcome(job, len(all_cases))
     try:
+        times = [time.perf_counter()]
         replay = Replay(all_cases, job.arch)
-        compiled = time.perf_counter()
+        times.append(time.perf_counter())
         module = Module(replay.ptx)
+        times.append(time.perf_counter())
         _ = module.path
-        built = time.perf_counter()
-        worst, collisions, problem = 0.0, 0, ""
+        times.append(time.perf_counter())
         for seed in seeds:
-            for i, c in enumerate(all_cases):
-                c.poison()
-                collisions += replay.launch(module, c, seed=seed).collisions
-                for name, error in c.errors().items():
-                    if not error <= 1:
-                        problem = problem or f"size {i}, seed {seed}: {name} is off by {error:.3g} tolerances"
-                    worst = max(worst, error)
+            _run_sizes(outcome, replay, module, all_cases, seed)
+        times.append(time.perf_counter())
     except GpuOnCpuError as e:
-        return Outcome(job, len(all_cases), problem=f"{type(e).__name__}: {e}")
-    done = time.perf_counter()
-    return Outcome(
-        job,
-        len(all_cases),
-        worst,
-        collisions,
-        problem,
-        compiled - start,
-        built - compiled,
-        (done - built) / len(seeds),
-    )
+        outcome.problem = f"{type(e).__name__}: {e}"
+        return outcome
+    outcome.triton, outcome.translate, outcome.compile, execute = (b - a for a, b in itertools.pairwise(times))
+    outcome.execute = execute / len(seeds)
+    return outcome
+
+
+def _run_sizes(outcome: Outcome, replay: Replay, module: Module, all_cases: Sequence[cases.Case], seed: int) -> None:
+    for i, c in enumerate(all_cases):
+        c.poison()
+        outcome.collisions += replay.launch(module, c, seed=seed).collisions
+        for name, error in c.errors().items():
+            if not error <= 1 and not outcome.problem:
+                outcome.problem = f"size {i}, seed {seed}: {name} is off by {error:.3g} tolerances"
+            outcome.worst = max(outcome.worst, error)
 
 
 def resources(job: Job) -> Resources:

@@ -107,7 +107,8 @@ def run(
             "worst error": o.worst,
             "collisions": o.collisions,
             "triton s": o.triton,
-            "build s": o.build,
+            "translate s": o.translate,
+            "compile s": o.compile,
             "run s": o.execute,
         }
         rows.append(columns(job) | figures | {"problem": o.problem})

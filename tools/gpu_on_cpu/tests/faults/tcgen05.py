@@ -189,9 +189,9 @@ tcgen05_case(
 )
 tcgen05_case(
     "mma-a-tmem",
-    "tcgen05.mma: A in tensor memory is modelled for M = 128, K-major only",
+    "tcgen05.mma: A in tensor memory is K-major",
     "add.u32 %r36, %r30, 32; "
-    "@%p6 mov.u32 %r32, 0x08040010; "
+    "mov.u32 %r32, 0x08040010; @%p7 mov.u32 %r32, 0x08048010; "
     + "".join(T_ST.replace("[%r31]", f"[%r31+{i}]") for i in range(48))
     + ST_WAIT
     + "bar.sync 0; "

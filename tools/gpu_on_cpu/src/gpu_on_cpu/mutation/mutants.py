@@ -163,8 +163,18 @@ KINDS: dict[str, Rewrite] = {
 }
 
 
+def changes_a_sign_only(line: str, ptx: str) -> bool:
+    """Whether `line` is a difference that is only ever squared, so that swapping its operands changes nothing."""
+    m = re.match(r"\s*sub\.\S+\s+(%\w+),", line)
+    if not m:
+        return False
+    register = re.escape(m[1])
+    uses = [u for u in re.findall(rf"[^\n]*{register}\b[^\n]*", ptx) if u.strip() != line.strip()]
+    return all(re.match(rf"\s*(?:mul|fma)\S*\s+%\w+, {register}, {register}[,;]", u) for u in uses)
+
+
 def candidates(ptx: str) -> dict[str, list[Mutant]]:
-    """Every breakage that changes the text, by kind."""
+    """Every breakage that changes the text, by kind; without those that are known to change no result."""
     found: dict[str, list[Mutant]] = {}
     lines = ptx.splitlines()
     for i, line in enumerate(lines):
@@ -172,7 +182,7 @@ def candidates(ptx: str) -> dict[str, list[Mutant]]:
             continue
         for kind, rewrite in KINDS.items():
             new = rewrite(line)
-            if new is not None and new != line:
+            if new is not None and new != line and not (kind == "swap registers" and changes_a_sign_only(line, ptx)):
                 text = "\n".join([*lines[:i], new, *lines[i + 1 :]])
                 found.setdefault(kind, []).append(Mutant(kind, i + 1, line.strip(), new.strip(), text))
     return found
@@ -185,8 +195,10 @@ def mutate(ptx: str, count: int | None = None, seed: int = 0) -> Iterator[Mutant
         count: how many at most; None: all there are.
         seed: another order. The same text and seed give the same breakages.
     """
-    rng = random.Random(zlib.crc32(ptx.encode()) + seed)
-    remaining = {kind: rng.sample(found, len(found)) for kind, found in candidates(ptx).items()}
+    remaining = {}
+    for kind, found in candidates(ptx).items():
+        rng = random.Random(f"{zlib.crc32(ptx.encode())} {seed} {kind}")
+        remaining[kind] = rng.sample(found, len(found))
     given = 0
     while remaining and (count is None or given < count):
         for kind in [k for k in KINDS if k in remaining]:

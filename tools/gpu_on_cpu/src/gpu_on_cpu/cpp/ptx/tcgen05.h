@@ -140,10 +140,12 @@ inline MmaShape decode_shape(uint32_t id, bool tf32) {
   if (s.N % (s.M == 64 ? 8 : 16) || s.N < 8 || s.N > 256) emu::die("tcgen05.mma: N not allowed");
   return s;
 }
-// A in tensor memory: M = 128, one row per lane.
+// Rows of a matrix in tensor memory ("Data Path Layout Organization", layouts D and F): with M = 64, 16 in each quarter.
+inline int tmem_lane(int row, int M) { return M == 128 ? row : row / 16 * 32 + row % 16; }
+// A in tensor memory.
 inline double tmem_operand(uint32_t base, int m, int k, const MmaShape& s, bool tf32, uint32_t serial) {
   int per = tf32 ? 1 : 2;
-  TmemCell& c = tmem_cell((base >> 16) + m, (base & 0xFFFF) + k / per);
+  TmemCell& c = tmem_cell((base >> 16) + tmem_lane(m, s.M), (base & 0xFFFF) + k / per);
   check_tmem_order(c);
   c.mma_read = serial;
   uint32_t v = c.value >> (k % per * 16);
@@ -163,7 +165,7 @@ inline Descriptor sm100_descriptor(uint64_t d) {
 void tcgen05_mma(uint32_t d, bool a_in_tmem, uint64_t a, uint64_t b, uint32_t id, bool accumulate, bool tf32) {
   MmaShape s = decode_shape(id, tf32);
   if (tf32 && (s.transpose_a || s.transpose_b)) emu::die("tcgen05.mma: MN-major tf32 is not modelled");
-  if (a_in_tmem && (s.M != 128 || s.transpose_a)) emu::die("tcgen05.mma: A in tensor memory is modelled for M = 128, K-major only");
+  if (a_in_tmem && s.transpose_a) emu::die("tcgen05.mma: A in tensor memory is K-major");
   uint32_t serial = ++mma_issued;
   std::vector<double> A(s.M * s.K), B(s.N * s.K);
   Descriptor db = sm100_descriptor(b);
@@ -175,8 +177,7 @@ void tcgen05_mma(uint32_t d, bool a_in_tmem, uint64_t a, uint64_t b, uint32_t id
                                              : smem_operand(sm100_descriptor(a), m, k, s.transpose_a, s.format_a, serial));
   for (int m = 0; m < s.M; m++)
     for (int n = 0; n < s.N; n++) {
-      int lane = s.M == 128 ? m : m / 16 * 32 + m % 16;  // data path layouts D and F
-      TmemCell& c = tmem_cell((d >> 16) + lane, (d & 0xFFFF) + n);
+      TmemCell& c = tmem_cell((d >> 16) + tmem_lane(m, s.M), (d & 0xFFFF) + n);
       check_tmem_order(c), check_tmem_overwrite(c);
       double sum = accumulate ? F(c.value) : 0.;
       for (int k = 0; k < s.K; k++) sum += A[m * s.K + k] * B[n * s.K + k];
