@@ -46,7 +46,7 @@ test: $(VENV)/.package
 
 # The tool that executes GPU kernels, and other people's kernels with it; needs nvcc. Downloads what it runs.
 test-tools: $(VENV)/.tools
-	cd $(TOOL) && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest -n 2 --all-forms $(PYTEST_ARGS)
+	cd $(TOOL) && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest -n 2 $(or $(PYTEST_ARGS),--all-forms)
 
 # Another torch: a CPU build where the package index has one, without torchvision and timm.
 test-cpu-wheel:

@@ -99,6 +99,9 @@ def test_a_difference_that_is_squared_is_not_swapped() -> None:
     squared = "sub.f32 %r3, %r1, %r2;\nmul.f32 %r4, %r3, %r3;\nfma.rn.f32 %r5, %r3, %r3, %r4;\nadd.f32 %r30, %r4, %r5;"
     assert "swap registers" not in candidates(squared)
     assert len(candidates(squared + "\nadd.f32 %r6, %r3, %r4;")["swap registers"]) == 1
+    masked = "sub.f32 %r3, %r1, %r2;\nselp.f32 %r7, %r3, 0f00000000, %p1;\nmul.f32 %r4, %r7, %r7;"
+    assert "swap registers" not in candidates(masked)
+    assert len(candidates(masked + "\nst.global.b32 [%rd1], %r7;")["swap registers"]) == 1
 
 
 def test_score() -> None:

@@ -163,14 +163,22 @@ KINDS: dict[str, Rewrite] = {
 }
 
 
+def only_squared(register: str, ptx: str, definition: str) -> bool:
+    """Whether a register is used in squares alone, at once or after a choice between it and 0."""
+    name = re.escape(register)
+    for use in re.findall(rf"[^\n]*{name}\b[^\n]*", ptx):
+        if use.strip() == definition or re.match(rf"\s*(?:mul|fma)\S*\s+%\w+, {name}, {name}[,;]", use):
+            continue
+        chosen = re.match(rf"\s*selp\.\S+\s+(%\w+), {name}, 0f00000000,", use)
+        if not chosen or not only_squared(chosen[1], ptx, use.strip()):
+            return False
+    return True
+
+
 def changes_a_sign_only(line: str, ptx: str) -> bool:
     """Whether `line` is a difference that is only ever squared, so that swapping its operands changes nothing."""
     m = re.match(r"\s*sub\.\S+\s+(%\w+),", line)
-    if not m:
-        return False
-    register = re.escape(m[1])
-    uses = [u for u in re.findall(rf"[^\n]*{register}\b[^\n]*", ptx) if u.strip() != line.strip()]
-    return all(re.match(rf"\s*(?:mul|fma)\S*\s+%\w+, {register}, {register}[,;]", u) for u in uses)
+    return m is not None and only_squared(m[1], ptx, line.strip())
 
 
 def candidates(ptx: str) -> dict[str, list[Mutant]]:
