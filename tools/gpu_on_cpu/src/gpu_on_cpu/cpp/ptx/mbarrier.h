@@ -1,6 +1,8 @@
 // mbarrier objects ("Parallel Synchronization and Communication Instructions: mbarrier") and the arrival of what runs
 // asynchronously.
 #pragma once
+#include <utility>
+
 #include "wgmma.h"
 
 namespace ptx {
@@ -9,16 +11,22 @@ namespace ptx {
 struct Pending {
   uint32_t delay;
   std::function<void()> complete;
+  emu::Fiber* issuer;  // who is blamed for what goes wrong, and where
+  const emu::Location* at;
 };
 inline std::deque<Pending> pending;
 
 // Seed 0: complete at the first poll. Other seeds: at once, or after all threads have asked in vain a few times.
 inline uint32_t random_delay() { return emu::seed ? emu::rng() % 3 * 2 * thread_count : 0; }
+inline void complete_later(std::function<void()> fn) { pending.push_back({random_delay(), std::move(fn), emu::cur, emu::cur->at}); }
 inline void complete_pending(size_t i) {
-  std::function<void()> fn = std::move(pending[i].complete);
+  Pending p = std::move(pending[i]);
   pending.erase(pending.begin() + i);
   emu::progress++;
-  fn();
+  emu::Fiber* running = std::exchange(emu::cur, p.issuer);
+  const emu::Location* at = std::exchange(p.issuer->at, p.at);
+  p.complete();
+  p.issuer->at = at, emu::cur = running;
 }
 inline void poll() {
   for (Pending& p : pending) p.delay -= p.delay != 0;

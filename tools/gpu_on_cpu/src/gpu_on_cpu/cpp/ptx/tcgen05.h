@@ -189,12 +189,12 @@ void tcgen05_mma(uint32_t d, bool a_in_tmem, uint64_t a, uint64_t b, uint32_t id
 void tcgen05_commit(uint64_t mbar) {
   use_mbarrier(mbar);
   uint32_t a = static_cast<uint32_t>(mbar), serial = mma_issued;
-  pending.push_back({random_delay(), [=] {
+  complete_later([=] {
     Mbarrier& b = mbarrier_at(a);
     uint32_t& known = b.arriving.seen[tcgen05_agent()];
     known = std::max(known, serial);
     count_arrivals(b, 1);
-  }});
+  });
   emu::progress++;
 }
 

@@ -88,7 +88,7 @@ inline void start_load(std::vector<Piece> pieces, uint32_t bytes, uint64_t mbar)
   uint32_t a = static_cast<uint32_t>(mbar);
   for (const Piece& p : pieces) begin_flight(p.dst, 16);
   const emu::Location* at = emu::cur->at;
-  pending.push_back({random_delay(), [=] {
+  complete_later([=] {
     const Mbarrier& b = mbarrier_at(a);
     for (const Piece& p : pieces) {
       memset(emu::shared + p.dst, 0, 16);
@@ -99,7 +99,7 @@ inline void start_load(std::vector<Piece> pieces, uint32_t bytes, uint64_t mbar)
       }
     }
     complete_bytes(a, bytes);
-  }});
+  });
 }
 void tensor_load(int rank, uint64_t dst, uint64_t map, const int32_t* coordinates, uint64_t mbar, int site) {
   TensorMap m = read_map(map, rank);
