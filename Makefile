@@ -52,8 +52,9 @@ test-tools: $(VENV)/.tools
 test-cpu-wheel:
 	$(MAKE) test VENV=.venv-cpu TORCH=torch==2.13.0
 
-fuzz: $(VENV)/.package
+fuzz: $(VENV)/.tools
 	$(BIN)/python -m pytest --hypothesis-profile=long tests/test_ops.py $(PYTEST_ARGS)
+	cd $(TOOL) && $(abspath $(BIN))/python -m pytest --hypothesis-profile=long tests/test_fuzz.py $(PYTEST_ARGS)
 
 # Breaks kernels on purpose; minutes.
 mutation: $(VENV)/.tools

@@ -7,8 +7,13 @@ import pathlib
 import tempfile
 
 import pytest
+from hypothesis import settings
 
 from gpu_on_cpu.ptx import table, translate  # noqa: F401  (the translator fills the table)
+
+settings.register_profile("fixed", max_examples=12, derandomize=True, deadline=None)
+settings.register_profile("long", max_examples=1000, deadline=None)
+settings.load_profile("fixed")  # --hypothesis-profile=long replaces it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
