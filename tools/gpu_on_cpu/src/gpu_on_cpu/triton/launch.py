@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -24,14 +25,17 @@ class Run:
 
     Attributes:
         traffic: accesses to global memory per tensor; None if not asked for.
-        resources: registers, spills, shared memory, tensor memory, machine instructions.
+        resources: registers, spills, shared memory, tensor memory, machine instructions (runs cuobjdump when asked).
         collisions: bytes of shared memory whose value depends on which lane of a warp wins a store.
         ptx: the generated code.
         seconds: the execution alone.
     """
 
     record: Record
-    resources: Resources
+
+    @functools.cached_property
+    def resources(self) -> Resources:
+        return self.record.resources()
 
     @property
     def traffic(self) -> Traffic | None:
@@ -131,7 +135,7 @@ def run(
         plain[grid](**arguments, **added, **constexprs)
     if not records:
         raise ValueError(f"grid must be positive, got {grid}")
-    return Run(records[0], records[0].resources())
+    return Run(records[0])
 
 
 def compile_kernel(

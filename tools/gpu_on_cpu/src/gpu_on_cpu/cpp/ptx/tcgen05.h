@@ -171,10 +171,11 @@ void tcgen05_mma(uint32_t d, bool a_in_tmem, uint64_t a, uint64_t b, uint32_t id
   Descriptor db = sm100_descriptor(b);
   for (int n = 0; n < s.N; n++)
     for (int k = 0; k < s.K; k++) B[n * s.K + k] = s.sign_b * smem_operand(db, n, k, s.transpose_b, s.format_b, serial);
+  Descriptor da = a_in_tmem ? db : sm100_descriptor(a);
   for (int m = 0; m < s.M; m++)
     for (int k = 0; k < s.K; k++)
       A[m * s.K + k] = s.sign_a * (a_in_tmem ? tmem_operand(static_cast<uint32_t>(a), m, k, s, tf32, serial)
-                                             : smem_operand(sm100_descriptor(a), m, k, s.transpose_a, s.format_a, serial));
+                                             : smem_operand(da, m, k, s.transpose_a, s.format_a, serial));
   for (int m = 0; m < s.M; m++)
     for (int n = 0; n < s.N; n++) {
       TmemCell& c = tmem_cell((d >> 16) + tmem_lane(m, s.M), (d & 0xFFFF) + n);

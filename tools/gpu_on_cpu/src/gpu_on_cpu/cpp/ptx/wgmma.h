@@ -126,10 +126,11 @@ void wgmma_warp(WgmmaArgs** lanes, const WgmmaShape& s) {
   Descriptor db(mine.b);
   for (int n = 0; n < s.N; n++)
     for (int k = 0; k < s.K; k++) B[n * s.K + k] = s.sign_b * async_element<E>(db, n, k, s.transpose_b, agent, serial);
+  Descriptor da(mine.a.registers ? mine.b : mine.a.descriptor);
   for (int r = 0; r < 16; r++)
     for (int k = 0; k < s.K; k++)
       A[r * s.K + k] = s.sign_a * (mine.a.registers ? register_element<E>(lanes, r, k)
-                                                    : async_element<E>(Descriptor(mine.a.descriptor), warp % 4 * 16 + r, k, s.transpose_a, agent, serial));
+                                                    : async_element<E>(da, warp % 4 * 16 + r, k, s.transpose_a, agent, serial));
   if (mine.a.registers) hold_registers(w, lanes, serial);
   int count = s.accumulator_registers();
   Flight& f = take_accumulators(w, lanes, count);
