@@ -81,6 +81,10 @@ class Case:
         """Errors of all outputs, in units of what is allowed."""
         return {name: e.error(name, self.args) for name, e in self.expected.items()}
 
+    def wrong(self) -> dict[str, float]:
+        """The errors that are larger than allowed."""
+        return {name: error for name, error in self.errors().items() if not error <= 1}
+
 
 Builder = Callable[[str], Sequence[Case]]  # dtype -> problem sizes
 

@@ -64,8 +64,7 @@ class EmulatedGpu:
         """Runs a case and fails the test if an output is off by more than its reference allows."""
         case.poison()
         result = self.run(case.kernel, case.args, case.grid, outputs=list(case.expected), **case.constexprs)
-        wrong = {name: error for name, error in case.errors().items() if not error <= 1}
-        if wrong:
+        if wrong := case.wrong():
             pytest.fail(f"errors in units of the tolerance: {wrong}", pytrace=False)
         return result
 

@@ -23,7 +23,6 @@ RESERVED_SHARED = 1024  # bytes a block takes beside its own, from sm_80
 
 TENSOR_CORE = ("HMMA", "IMMA", "HGMMA", "UTCHMMA", "UTCQMMA")
 SPILLS = ("LDL", "STL")
-VECTOR_LOADS = ("LDG.E.128", "STG.E.128", "LDGSTS.E.BYPASS.128", "LDGSTS.E.128")
 
 
 def target(arch: int) -> str:
@@ -135,28 +134,3 @@ def _instructions(sass: str, kernel: str) -> Mapping[str, int]:
     body = re.search(rf"Function : {re.escape(kernel)}\n(.*?)(?=\n\s*Function :|\Z)", sass, re.S)
     names = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", body[1] if body else "")
     return dict(collections.Counter(names))
-
-
-def of_ptx(ptx: str, kernel: str, arch: int, *, threads: int = 0, shared: int = 0) -> Resources:
-    """Compiles PTX with ptxas and reads the result.
-
-    Raises:
-        CompilerError: ptxas refused the text.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        source, out = f"{folder}/k.ptx", f"{folder}/k.cubin"
-        with open(source, "w") as f:
-            f.write(ptx)
-        toolchain.compile_with([_ptxas(arch), f"-arch={target(arch)}", source, "-o", out])
-        with open(out, "rb") as f:
-            return of_cubin(f.read(), kernel, arch, threads=threads, shared=shared)
-
-
-def _ptxas(arch: int) -> str:
-    """Triton ships a second ptxas for newer architectures than its first one knows."""
-    if arch >= 100:
-        try:
-            return str(toolchain.cuda_tool("ptxas-blackwell"))
-        except GpuOnCpuError:
-            pass
-    return str(toolchain.cuda_tool("ptxas"))

@@ -10,13 +10,7 @@ from collections.abc import Mapping, Sequence
 from gpu_on_cpu import cache, toolchain
 from gpu_on_cpu.cuda.build import options
 from gpu_on_cpu.errors import CompilerError
-
-_ARCHITECTURES = {
-    90: "90a",
-    100: "100a",
-    103: "103a",
-    120: "120a",
-}  # with the instructions that only they have
+from gpu_on_cpu.resources import target
 
 
 def compile_ptx(
@@ -40,13 +34,12 @@ def compile_ptx(
         GpuOnCpuError: there is no nvcc.
     """
     nvcc = toolchain.cuda_tool("nvcc")
-    architecture = f"-arch=sm_{_ARCHITECTURES.get(arch, arch)}"
     command = [
         str(nvcc),
         "-x",
         "cu",
         "-std=c++17",
-        architecture,
+        f"-arch={target(arch)}",
         f"-I{toolchain.CPP}",
         *options(include, defines or {}),
         *flags,

@@ -66,8 +66,7 @@ def judge(mutant: Mutant, replay: Replay, cases: Sequence[Case], seeds: Iterable
             for i, case in enumerate(cases):
                 case.poison()
                 replay.launch(module, case, seed=seed, timeout=timeout)
-                wrong = {name: error for name, error in case.errors().items() if not error <= 1}
-                if wrong:
+                if wrong := case.wrong():
                     return Verdict(mutant, True, f"wrong result of size {i}, seed {seed}: {', '.join(wrong)}")
     except KernelFault as fault:
         return Verdict(mutant, True, str(fault))

@@ -35,13 +35,17 @@ STOP, KEEP, INVERT = range(3)  # what a load gets that races with a store of its
 HEADER, REGION, PARAMETER = 13, 3, 2  # 64-bit words of the structures in cpp/ptx/main.cpp
 
 
+def _key(*more: str) -> str:
+    """Names a file that is built of the runtime's sources."""
+    return cache.key(toolchain.sources("ptx"), *FLAGS, *more, toolchain.cxx(), toolchain.cxx_version())
+
+
 @functools.cache
 def runner() -> pathlib.Path:
     """The program that executes kernels (cpp/ptx/main.cpp with the runtime in it); made once."""
-    name = cache.key(toolchain.sources("ptx"), *FLAGS, toolchain.cxx(), toolchain.cxx_version())
     files = [toolchain.CPP / "ptx" / f for f in ("runtime.cpp", "main.cpp")]
     return cache.cached(
-        f"run-{name}",
+        f"run-{_key()}",
         lambda out: toolchain.compile_with([toolchain.cxx(), *FLAGS, "-O3", "-rdynamic", *files, "-ldl", "-o", out]),
     )
 
@@ -49,10 +53,9 @@ def runner() -> pathlib.Path:
 @functools.cache
 def api_header(optimize: str) -> pathlib.Path:
     """The folder of the precompiled header that every translated kernel includes; halves the time of small ones."""
-    name = cache.key(toolchain.sources("ptx"), *FLAGS, optimize, toolchain.cxx(), toolchain.cxx_version())
     header = toolchain.CPP / "ptx" / "api.h"
     return cache.cached(
-        f"api-{name}/ptx/api.h.gch",
+        f"api-{_key(optimize)}/ptx/api.h.gch",
         lambda out: toolchain.compile_with([toolchain.cxx(), *FLAGS, optimize, "-x", "c++-header", header, "-o", out]),
     ).parent.parent
 
