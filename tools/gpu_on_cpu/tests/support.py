@@ -30,6 +30,11 @@ FRAME = """
 """
 
 
+def rand(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    """Normally distributed, the same every time."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
 def frame(body: str, threads: int = 32) -> str:
     return FRAME.format(body=body, threads=threads)
 

@@ -10,6 +10,7 @@ import struct
 
 import pytest
 import torch
+from support import rand
 
 from gpu_on_cpu import Module, cuda
 
@@ -22,10 +23,6 @@ ARCHS = (80, 90, 100, 120)
 @functools.cache
 def features(arch: int) -> Module:
     return Module(cuda.compile_ptx(FEATURES, arch))
-
-
-def rand(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("arch", ARCHS)

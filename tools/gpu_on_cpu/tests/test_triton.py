@@ -6,6 +6,7 @@ import pytest
 import torch
 import triton
 import triton_kernels as kernels
+from support import rand
 from triton.runtime import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -13,10 +14,6 @@ from gpu_on_cpu import KernelFault, Unsupported, emulate, run
 from gpu_on_cpu.triton import compile_kernel
 
 ARCHS = (80, 90, 100, 120)
-
-
-def rand(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
