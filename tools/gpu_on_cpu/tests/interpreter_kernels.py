@@ -11,6 +11,39 @@ def copy(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def copy_back(x_ptr, y_ptr, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(x_ptr + i, tl.load(y_ptr + i))
+
+
+@triton.jit
+def loops(out_ptr, start, end, DTYPE: tl.constexpr):
+    total = tl.zeros((), tl.int64)
+    for i in range(start, end):
+        tl.static_assert(i.dtype == DTYPE)
+        total += i.to(tl.int64)
+    tl.store(out_ptr, total)
+    total = tl.zeros((), tl.int64)
+    for i in tl.range(2, 6, 2, num_stages=2):
+        total += i.to(tl.int64)
+    tl.store(out_ptr + 1, total)
+    total = tl.zeros((), tl.int64)
+    for i in range(3):
+        total += i.to(tl.int64)
+    tl.store(out_ptr + 2, total)
+    total = tl.zeros((), tl.int64)
+    for i in range(3, 1, -1):
+        total += i.to(tl.int64)
+    tl.store(out_ptr + 3, total)
+
+
+@triton.jit
+def same_names(args, config, outputs):
+    tl.store(args, config)
+    tl.store(args + 1, outputs)
+
+
+@triton.jit
 def copy_strided(x_ptr, y_ptr, stride, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(y_ptr + i, tl.load(x_ptr + i * stride))

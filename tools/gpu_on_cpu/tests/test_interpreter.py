@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from gpu_on_cpu.errors import CompilerError, KernelFault
-from gpu_on_cpu.triton.interpreter import interpret
+from gpu_on_cpu.triton.interpreter import interpret, interpreting
 
 ALL_BF16 = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
 
@@ -263,6 +263,12 @@ class TestKernels:
         result = interpret(kernels.write_program_id, [y], (2, 3, 4), DIVISOR=2)
         assert result.redundant_stores == 23 and result.grid == (2, 3, 4)
 
+    @pytest.mark.parametrize("wide, dtype", [(3, tl.int32), (2**33, tl.int64)])
+    def test_what_counts_in_a_loop_is_a_tensor(self, wide, dtype):
+        y = torch.zeros(4, dtype=torch.int64)
+        interpret(kernels.loops, [y, wide, wide + 5], (1,), DTYPE=dtype)
+        assert y.tolist() == [sum(range(wide, wide + 5)), 2 + 4, 0 + 1 + 2, 3 + 2]
+
     def test_launch_options_have_no_effect(self):
         x, y = rand(8), torch.zeros(8)
         interpret(kernels.copy, [x, y, 8], (1,), BLOCK=8, num_warps=4, num_stages=2)
@@ -293,6 +299,64 @@ class TestKernels:
         y = torch.zeros_like(x)
         interpret(kernels.softmax, [x, y, columns], (rows,), BLOCK=triton.next_power_of_2(columns))
         torch.testing.assert_close(y.double(), x.double().softmax(1), rtol=2**-8, atol=1e-6)
+
+
+class TestHostCode:
+    def test_launches_run_unchanged(self):
+        x, y, z = rand(100), torch.zeros(100), torch.zeros(100)
+        with interpreting() as launches:
+            kernels.copy[(4,)](x, y, 100, BLOCK=32, num_warps=8, num_stages=2, enable_fp_fusion=False)
+            assert torch.equal(x, y)  # there at once
+            kernels.scale[lambda args: (4 // args["BLOCK"],)](y, z, factor=2.0, BLOCK=4)
+        assert torch.equal(z[:4], 2 * x[:4]) and not z[4:].any()
+        assert [(done.name, done.grid) for done in launches] == [("copy", (4, 1, 1)), ("scale", (1, 1, 1))]
+        assert launches[0].traffic["x_ptr", "load"].requested == 400
+
+    def test_decorated_kernels_take_their_first_configuration(self):
+        x, y, total = rand(200), torch.zeros(200), torch.full((1,), 5.0)
+        with interpreting() as launches:
+            kernels.tuned_copy[lambda args: (triton.cdiv(args["n"], args["BLOCK"]),)](x, y, 200)
+            kernels.hooked_sum[(4,)](x, total, BLOCK=16)
+        assert torch.equal(x, y)
+        assert launches[0].constexprs == {"BLOCK": 64, "EVEN": False}
+        torch.testing.assert_close(total[0], x[:64].sum())
+
+    def test_a_kernel_whose_parameters_are_called_like_the_interpreters(self):
+        x = torch.zeros(4, dtype=torch.int32)
+        with interpreting():
+            kernels.same_names[(1,)](x, config=3, outputs=4)
+        assert x.tolist() == [3, 4, 0, 0]
+
+    def test_only_outputs_may_be_written(self):
+        x, y = rand(8), torch.zeros(8)
+        with interpreting(outputs=["y_ptr", "out_ptr"]) as launches:
+            kernels.copy[(1,)](x, y, 8, BLOCK=8)
+            with pytest.raises(KernelFault, match="not an output"):
+                kernels.copy_back[(1,)](x, y, BLOCK=8)
+        assert len(launches) == 1
+
+    def test_a_fault_leaves_tensors_as_they_were(self):
+        x, y = rand(8), torch.zeros(8)
+        with interpreting() as launches, pytest.raises(KernelFault, match="out of bounds"):
+            kernels.copy_strided[(1,)](x, y, 2, BLOCK=8)
+        assert not launches and not y.any()
+
+    def test_arguments_given_twice(self):
+        with interpreting(), pytest.raises(TypeError, match="'n' is given twice, by position and the keywords"):
+            kernels.copy[(1,)](rand(8), rand(8), 8, n=8, BLOCK=8)
+
+    def test_warming_up_does_nothing(self):
+        x, y = rand(8), torch.zeros(8)
+        with interpreting() as launches:
+            kernels.copy.warmup(x, y, 8, grid=(1,), BLOCK=8)
+        assert not launches and not y.any()
+
+    def test_nothing_is_left_behind(self):
+        classes = triton.JITFunction, triton.runtime.Autotuner, triton.runtime.Heuristics
+        before = [c.run for c in classes]
+        with pytest.raises(KeyError), interpreting():
+            raise KeyError
+        assert [c.run for c in classes] == before
 
 
 class TestTritonStaysAsItWas:

@@ -186,6 +186,16 @@ def test_host_code_runs_unchanged() -> None:
     assert records[0].resources().arch == 100
 
 
+def test_compile_only() -> None:
+    x, y = rand(64), torch.zeros(64)
+    with emulate(90, execute=False) as records:
+        kernels.scale[(1,)](x, y, 64, 2.0, BLOCK=64)
+    assert not y.any(), "nothing ran"
+    assert records[0].launch is None
+    assert records[0].constexprs["BLOCK"] == 64
+    assert records[0].resources().registers > 0
+
+
 def test_the_driver_is_as_before() -> None:
     before = driver._active
     with pytest.raises(ZeroDivisionError), emulate(80):

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -32,23 +32,26 @@ class Settings:
     traffic: bool
     timeout: float
     optimize: str
+    execute: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One launch that was executed.
+    """One launch.
 
     Attributes:
         name: of the kernel.
         grid: number of programs in three dimensions.
-        launch: traffic and collisions.
+        launch: traffic and collisions; None if it was not executed.
         seconds: to run it; translating and compiling is in `module`.
+        constexprs: the kernel's compile-time arguments, those among them that Triton made so (None, 1).
     """
 
     name: str
     grid: tuple[int, int, int]
-    launch: Launch
+    launch: Launch | None
     seconds: float
+    constexprs: Mapping[str, Any]
     ptx: str
     cubin: bytes
     metadata: Any
@@ -93,30 +96,35 @@ class Launcher:
         grid = (x, y, z)
         if not math.prod(grid):
             return
-        args = parameters(self.src, meta, values)
-        outputs = None if s.outputs is None else [n for n in s.outputs if n in args]
         start = time.perf_counter()
-        done = launch(
-            module_of(kernel.ptx, s.optimize),
-            meta,
-            args,
-            grid,
-            seed=s.seed,
-            outputs=outputs,
-            traffic=s.traffic,
-            timeout=s.timeout,
-        )
+        done = self._execute(grid, kernel, values) if s.execute else None
+        names = list(self.src.signature)
         self.records.append(
             Record(
                 meta.name,
                 grid,
                 done,
                 time.perf_counter() - start,
+                {names[path[0]]: value for path, value in self.src.constants.items() if len(path) == 1},
                 kernel.ptx,
                 kernel.cubin,
                 meta,
                 s.arch,
             )
+        )
+
+    def _execute(self, grid: tuple[int, int, int], kernel: Binary, values: Sequence[Any]) -> Launch:
+        s = self.settings
+        args = parameters(self.src, self.metadata, values)
+        return launch(
+            module_of(kernel.ptx, s.optimize),
+            self.metadata,
+            args,
+            grid,
+            seed=s.seed,
+            outputs=None if s.outputs is None else [n for n in s.outputs if n in args],
+            traffic=s.traffic,
+            timeout=s.timeout,
         )
 
 
@@ -179,6 +187,7 @@ def emulate(
     traffic: bool = False,
     timeout: float = 120.0,
     optimize: str = "-O1",
+    execute: bool = True,
 ) -> Iterator[list[Record]]:
     """Within this context, launches of Triton kernels on CPU tensors are compiled for `arch` and executed.
 
@@ -192,6 +201,7 @@ def emulate(
         traffic: count accesses to global memory (several times slower).
         timeout: seconds until a launch counts as a hang.
         optimize: optimisation of the C++ that the PTX becomes.
+        execute: False compiles every kernel for the arguments it gets, but runs none: for their resources.
 
     Yields:
         A list that receives one record for every launch.
@@ -204,7 +214,7 @@ def emulate(
     if arch not in resources.SHARED_LIMIT:
         raise ValueError(f"arch must be one of {sorted(resources.SHARED_LIMIT)}, got {arch!r}")
     records: list[Record] = []
-    driver = Driver(Settings(arch, seed, outputs, traffic, timeout, optimize), records)
+    driver = Driver(Settings(arch, seed, outputs, traffic, timeout, optimize, execute), records)
     before = active_driver._active
     active_driver.set_active(driver)
     try:

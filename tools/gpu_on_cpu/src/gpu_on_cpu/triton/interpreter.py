@@ -4,6 +4,8 @@
     result = interpret(kernel, args, (triton.cdiv(n, 128),), outputs=["y_ptr"], BLOCK=128)
     result.traffic["x_ptr", "load"].requested
 
+Host code that launches kernels as usual runs unchanged inside `interpreting()`.
+
 Kernels are the ordinary objects that @triton.jit makes: TRITON_INTERPRET stays unset, and the same kernel
 still compiles in the same process. Triton is patched during a run only. Other threads' runs wait.
 
@@ -25,6 +27,7 @@ import __future__
 import ast
 import contextlib
 import dataclasses
+import functools
 import inspect
 import linecache
 import threading
@@ -32,6 +35,7 @@ import types
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -60,12 +64,14 @@ class Interpretation:
     """What a run without faults tells.
 
     Attributes:
+        name: of the kernel.
         traffic: accesses by tensor and kind; one tile operation counts as one instruction.
         redundant_stores: elements written again, with the value they had, by another program or another lane.
         grid: number of programs (x, y, z).
         constexprs: the kernel's compile-time arguments, those of the autotuner and of heuristics included.
     """
 
+    name: str
     traffic: Traffic
     redundant_stores: int
     grid: tuple[int, int, int]
@@ -111,7 +117,41 @@ def interpret(
     _run(function, bound, sizes, memory)
     memory.commit()
     compile_time = {p.name: bound[p.name] for p in function.params if p.is_constexpr}
-    return Interpretation(memory.traffic(), memory.redundant_stores, sizes, compile_time)
+    return Interpretation(function.fn.__name__, memory.traffic(), memory.redundant_stores, sizes, compile_time)
+
+
+@contextlib.contextmanager
+def interpreting(outputs: Collection[str] | None = None) -> Iterator[list[Interpretation]]:
+    """Within this context, launches of Triton kernels on CPU tensors are interpreted.
+
+    Code that launches kernels as usual (``kernel[grid](x, y, n, BLOCK=128)``) runs unchanged. An autotuned kernel
+    takes its first configuration. Launch options (num_warps and the like) have no effect, and warming up does nothing.
+
+    Args:
+        outputs: names of the arguments that may be written; None: all.
+
+    Yields:
+        A list that receives one `Interpretation` for every launch.
+
+    Raises:
+        What `interpret` does, at the launch; the tensors of that launch are as they were.
+    """
+    done: list[Interpretation] = []
+
+    def run(kernel: Any, *args: Any, grid: Grid, warmup: bool = False, **more: Any) -> None:
+        if warmup:
+            return
+        # All by name: a kernel's parameter may be called like one of `interpret`.
+        given = _merged(_named(_unwrap(kernel, 0)[0], args), more, "position and the keywords")
+        writable = outputs
+        if outputs is not None:
+            writable = [n for n in outputs if isinstance(given.get(n), torch.Tensor)]
+        done.append(interpret(kernel, given, grid, writable))
+
+    with contextlib.ExitStack() as patches:
+        for kind in (JITFunction, Autotuner, Heuristics):
+            patches.enter_context(mock.patch.object(kind, "run", run))
+        yield done
 
 
 # Arguments.
@@ -292,9 +332,23 @@ class _Functions:
         flags = __future__.annotations.compiler_flag
         code = compile(tree, function.file_name, "exec", flags, dont_inherit=True)
         closure = inspect.getclosurevars(function.fn).nonlocals
-        names = {**function.fn.__globals__, **closure, "interpreter_semantic": self._semantic}
+        names = {"range": _loop(self._semantic), **function.fn.__globals__, **closure}
+        names["interpreter_semantic"] = self._semantic
         exec(code, names)
         return names[function.fn.__name__]
+
+
+def _loop(semantic: TritonSemantic) -> Callable[..., Iterator[tl.tensor]]:
+    """`range` of kernels: what counts is a tensor, as in compiled code, where the stock interpreter has an int."""
+
+    def loop(start: Any, end: Any = None, step: Any = 1, **hints: Any) -> Iterator[tl.tensor]:
+        start, end = (0, start) if end is None else (start, end)
+        bounds = [semantic.to_tensor(bound) for bound in (start, end, step)]
+        dtype = functools.reduce(semantic.integer_promote_impl, (bound.dtype for bound in bounds))
+        for i in range(*(bound.handle.data.item() for bound in bounds)):
+            yield semantic.scalar_constant(i, dtype)
+
+    return loop
 
 
 @contextlib.contextmanager
@@ -309,6 +363,7 @@ def _patched_triton(builder: Builder) -> Iterator[_Functions]:
         stock.interpreter_builder, stock.interpreter_semantic = builder, semantic
         stock.ReduceOps, stock.ScanOps = Reduce, Scan
         stock._patch_lang(types.SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
+        tl.range = tl.core.range = _loop(semantic)
         JITFunction.__call__ = lambda self, *args, **kwargs: functions[self](*args, **kwargs)
         # x.sum() and the like: the class tl.tensor holds JITFunctions, which do not bind themselves.
         JITFunction.__get__ = lambda self, instance, owner=None: (

@@ -11,6 +11,7 @@ from triton.compiler import CompiledKernel
 from triton.runtime.autotuner import Autotuner, Heuristics
 from triton.runtime.jit import JITFunction
 
+from gpu_on_cpu.ptx.module import Launch
 from gpu_on_cpu.resources import Resources
 from gpu_on_cpu.traffic import Traffic
 from gpu_on_cpu.triton.driver import Record, emulate
@@ -39,11 +40,16 @@ class Run:
 
     @property
     def traffic(self) -> Traffic | None:
-        return self.record.launch.traffic
+        return self._launch.traffic
 
     @property
     def collisions(self) -> int:
-        return self.record.launch.collisions
+        return self._launch.collisions
+
+    @property
+    def _launch(self) -> Launch:
+        assert self.record.launch is not None, "run executes"
+        return self.record.launch
 
     @property
     def ptx(self) -> str:
