@@ -1,5 +1,5 @@
-# Targets that set themselves up: test, test-tools, test-cpu-wheel, fuzz, mutation, lint, demo, bench, bench-ops.
-# Also: setup, clean.
+# Targets that set themselves up: test, test-kernels, test-tools, test-cpu-wheel, lint, demo, bench, bench-ops.
+# For hours: verify, fuzz, mutation. Also: setup, clean.
 # Variables: PYTHON, VENV, TORCH (what pip installs), PYTEST_ARGS, BENCH_ARGS, DEMO_ARGS.
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
 
 TOOL := tools/gpu_on_cpu
 
-.PHONY: setup test test-tools test-cpu-wheel fuzz mutation lint demo bench bench-ops clean
+.PHONY: setup test test-kernels test-tools test-cpu-wheel verify fuzz mutation lint demo bench bench-ops clean
 
 setup: $(VENV)/.package
 
@@ -42,7 +42,11 @@ $(VENV)/.tools: $(VENV)/.package $(TOOL)/pyproject.toml
 # One thread per worker: two workers of two threads each fight over the cores.
 test: $(VENV)/.package
 	FUSED_RESNET_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 \
-	  $(BIN)/python -m pytest -n 2 --benchmark-disable $(PYTEST_ARGS)
+	  $(BIN)/python -m pytest -n 2 --benchmark-disable --ignore=tests/triton $(PYTEST_ARGS)
+
+# The GPU kernels: their generated code executed on the CPU, and the interpreter. No GPU is needed.
+test-kernels: $(VENV)/.tools
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/triton $(PYTEST_ARGS)
 
 # The tool that executes GPU kernels, and other people's kernels with it; needs nvcc. Downloads what it runs.
 test-tools: $(VENV)/.tools
@@ -52,12 +56,20 @@ test-tools: $(VENV)/.tools
 test-cpu-wheel:
 	$(MAKE) test VENV=.venv-cpu TORCH=torch==2.13.0
 
+# Every kernel in every number format and configuration, on every architecture; its resources; its traffic.
+verify: $(VENV)/.tools
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/triton --all-dtypes $(PYTEST_ARGS)
+	for dtype in bf16 fp16 fp32; do $(BIN)/python -m fused_resnet.analysis kernels --dtype $$dtype || exit 1; done
+	$(BIN)/python -m fused_resnet.analysis traffic --batch 32
+	$(BIN)/python -m fused_resnet.analysis traffic --network resnet50 --batch 1 --size 224
+
 fuzz: $(VENV)/.tools
-	$(BIN)/python -m pytest --hypothesis-profile=long tests/test_ops.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --hypothesis-profile=long tests/test_ops.py tests/triton/test_interpreter.py $(PYTEST_ARGS)
 	cd $(TOOL) && $(abspath $(BIN))/python -m pytest --hypothesis-profile=long tests/test_fuzz.py $(PYTEST_ARGS)
 
-# Breaks kernels on purpose; minutes.
+# Breaks kernels on purpose: ours, and those that the tool is tried on.
 mutation: $(VENV)/.tools
+	OMP_NUM_THREADS=1 $(BIN)/python -m fused_resnet.analysis mutation
 	cd $(TOOL) && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m gpu_on_cpu mutate examples/resnet/cases.py \
 	  --kernels conv1x1_stats,conv3x3_s1,bn_backward_reduce --count 40 --least 0.95
 

@@ -4,8 +4,8 @@
 """
 
 from . import models
-from .backends import use_backend
+from ._version import __version__
+from .backends import tuning, use_backend
 from .convert import Explanation, explain, fuse, unfuse
 
-__version__ = "0.1.0"
-__all__ = ["Explanation", "explain", "fuse", "models", "unfuse", "use_backend"]
+__all__ = ["Explanation", "__version__", "explain", "fuse", "models", "tuning", "unfuse", "use_backend"]

@@ -65,9 +65,9 @@ def unit(case, norm, c, k, kernel, stride=1, groups=1, act="relu"):
         return (t.abs() + 0.5 if positive else t) if given else None
 
     fold = case.fold and norm == "batch" and kernel == 1
-    spec = UnitSpec(
-        geometry(kernel, stride, groups), norm, act, 1e-5, case.momentum if norm == "batch" else None, fold
-    )
+    momentum = case.momentum if norm == "batch" else None
+    conv = geometry(kernel, stride, groups)
+    spec = UnitSpec(conv, norm, act, 1e-5, momentum, fold, prologue=case.prologue)
     has_norm = norm != "none"
     params = UnitParams(
         torch.randn(k, c // groups, kernel, kernel, dtype=torch.float64),
@@ -105,9 +105,7 @@ class Problem:
             projection, extra = unit(case, norms[-1], WIDTH, out, 1, case.stride, 1, "identity")
             params.append(extra)
         self.case = case
-        self.spec = ChainSpec(
-            tuple(specs), case.shortcut, projection, case.stride, case.recompute, case.prologue
-        )
+        self.spec = ChainSpec(tuple(specs), case.shortcut, projection, case.stride, case.recompute)
         x = torch.randn(2, WIDTH, *size, dtype=torch.float64)
         self.x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
         reduced = [-(-n // case.stride) for n in size]

@@ -11,6 +11,14 @@ settings.register_profile("long", max_examples=1000, deadline=None, suppress_hea
 settings.load_profile("ci")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--all-dtypes",
+        action="store_true",
+        help="execute every GPU kernel in every number format and configuration (hours)",
+    )
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

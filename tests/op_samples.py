@@ -205,6 +205,14 @@ def conv_fprop(make, convs=CONVS):
         yield x, weight, None, *prologue, *conv.geometry, None, None, "identity"
 
 
+def conv_fprop_dual(make):
+    for i, stride in enumerate(([1, 1], [2, 2], [1, 3])):
+        x, reduced = make.activation(2, 4, 5, 6), (-(-5 // stride[0]), -(-6 // stride[1]))
+        main = make.activation(2, 3, *reduced), make.weight(6, 3, 1, 1), *make.prologue(3, i < 2)
+        shortcut = x, make.weight(6, 4, 1, 1), stride, make.norm(6)
+        yield *main, make.norm(6), *shortcut, ("relu", "identity")[i % 2]
+
+
 def conv_fprop_stats(make, convs=CONVS):
     for i, conv in enumerate(convs):
         x, weight, _ = _tensors(make, conv)
@@ -236,6 +244,13 @@ def conv_wgrad(make, convs=CONVS):
         y, dnorm, size = make.activation(*conv.y_size), make.vector(3, conv.k), list(conv.weight_size)
         yield g, x, *make.prologue(conv.c, i % 2), size, *conv.geometry, y, dnorm
         yield g, x, *make.prologue(conv.c, 1 - i % 2), size, *conv.geometry, None, None
+
+
+def conv_wgrad_masked(make):
+    for i, stride in enumerate(([1, 1], [2, 2])):  # oneDNN's own weight gradient breaks the heap at [1, 3]
+        dout, out = (make.activation(2, 6, -(-5 // stride[0]), -(-6 // stride[1])) for _ in range(2))
+        x = make.activation(2, 4, 5, 6)
+        yield dout, out.relu(), x, *make.prologue(4, i % 2), [6, 4, 1, 1], stride
 
 
 def gram(make):
@@ -277,10 +292,12 @@ SAMPLES = {
         bn_act_maxpool,
         bn_act_maxpool_bwd_reduce,
         conv_fprop,
+        conv_fprop_dual,
         conv_fprop_stats,
         conv_dgrad,
         conv_dgrad_reduce,
         conv_wgrad,
+        conv_wgrad_masked,
         gram,
         folded_dgrad,
         folded_dgrad_reduce,

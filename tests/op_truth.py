@@ -126,6 +126,14 @@ def conv_fprop(x, weight, bias, x_norm, x_act, stride, padding, dilation, groups
     return activate(y if residual is None else y + residual, act)
 
 
+def conv_fprop_dual(
+    x, weight, x_norm, x_act, norm, shortcut_x, shortcut_weight, shortcut_stride, shortcut_norm, act
+):
+    main = batch_norm(F.conv2d(operand(x, x_norm, x_act), weight), norm)
+    shortcut = batch_norm(F.conv2d(shortcut_x, shortcut_weight, stride=tuple(shortcut_stride)), shortcut_norm)
+    return activate(main + shortcut, act)
+
+
 def conv_fprop_stats(x, weight, x_norm, x_act, stride, padding, dilation, groups):
     y = F.conv2d(operand(x, x_norm, x_act), weight, None, stride, padding, dilation, groups)
     return y, *bn_stats(y)
@@ -152,6 +160,12 @@ def conv_wgrad(g, x, x_norm, x_act, weight_size, stride, padding, dilation, grou
         return F.conv2d(z, weight, None, stride, padding, dilation, groups)
 
     return _input_gradient(torch.zeros(weight_size, dtype=g.dtype), convolve, bn_gradient(g, y, dnorm))
+
+
+def conv_wgrad_masked(dout, out, x, x_norm, x_act, weight_size, stride):
+    g = _input_gradient(out, F.relu, dout)
+    dw = conv_wgrad(g, x, x_norm, x_act, weight_size, stride, (0, 0), (1, 1), 1, None, None)
+    return g, g.sum((0, 2, 3))[None], dw
 
 
 def gram(x, x_norm, x_act, stride):

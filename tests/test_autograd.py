@@ -128,7 +128,10 @@ def test_double_backward_in_bf16(parameters):
 
 # ---- only what is asked for --------------------------------------------------------------------------------
 
-CONV_GRADIENTS = ("conv_wgrad", "conv_dgrad", "conv_dgrad_reduce", "folded_dgrad", "folded_dgrad_reduce")
+CONV_GRADIENTS = (
+    *("conv_wgrad", "conv_wgrad_masked", "conv_dgrad", "conv_dgrad_reduce"),
+    *("folded_dgrad", "folded_dgrad_reduce"),
+)
 
 
 def backward_ops(problem, names):
@@ -193,7 +196,47 @@ def test_frozen_projection():
 def test_folded_units_need_one_product_each():
     """P = gᵀz serves the weight's gradient and BN's sums alike."""
     calls = backward_ops(bottleneck(fold=True, prologue=True), list(bottleneck().wanted()))
-    assert calls == {"conv_wgrad": 3, "folded_dgrad_reduce": 1, "conv_dgrad": 1, "folded_dgrad": 1}
+    assert calls == {
+        **{"conv_wgrad": 2, "conv_wgrad_masked": 1},
+        **{"folded_dgrad_reduce": 1, "conv_dgrad": 1, "folded_dgrad": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "expected"),
+    [
+        (dict(fold=True), True),
+        (dict(fold=True, bias=True), True),  # batch statistics take a bias away
+        (dict(norm="frozen"), True),
+        (dict(fold=True, stride=2), True),
+        (dict(norm="frozen", bias=True), False),
+        (dict(), False),
+        (dict(norm="none"), False),
+        (dict(norm="mixed"), False),
+    ],
+    ids=str,
+)
+def test_tail_and_projection_in_one_op(kwargs, expected):
+    """Where both know their BN beforehand, the projection's output is never written."""
+    problem, calls = bottleneck(shortcut="projection", **kwargs), Counter()
+    with backends.observe(lambda op, backend: calls.update([op])):
+        problem.fused()
+    assert calls["conv_fprop_dual"] == expected
+
+
+@pytest.mark.parametrize("shortcut", SHORTCUTS["bottleneck"])
+@pytest.mark.parametrize("which", list(itertools.product([False, True], repeat=3)), ids=str)
+def test_engines_of_their_own(which, shortcut):
+    """Some convolutions of a chain normalise what they load, others do not."""
+    problem, stock = (Problem(Case("bottleneck", shortcut, fold=True, momentum=0.1)) for _ in range(2))
+    units = [u._replace(prologue=p) for u, p in zip(problem.spec.units, which, strict=True)]
+    problem.spec = problem.spec._replace(units=tuple(units))
+    out, want = problem.fused(), stock.plain()
+    assert_close(out, want)
+    dout = torch.randn_like(out)
+    got = gradients(out, problem, dout)
+    for name, gradient in gradients(want, stock, dout).items():
+        assert_close(got[name], gradient, what=name, scale=max(1.0, gradient.norm().item()))
 
 
 class Stop(torch.autograd.Function):

@@ -105,6 +105,7 @@ BAD_VALUES = (
     ("conv_wgrad", {"weight_size": [6, 4, 5, 5]}, "g: expected shape"),
     ("conv_wgrad", {"weight_size": [6, 3, 3, 3]}, "x: expected 3 channels"),
     ("conv_wgrad", {"groups": -1}, "groups: expected"),
+    ("conv_wgrad_masked", {"stride": [2, 2]}, "dout: expected shape"),
     ("gram", {"stride": [0, 1]}, "stride: expected"),
     ("folded_dgrad", {"stride": [2, 2]}, "g: expected shape"),
     ("bn_act", {"act": ""}, "act: expected one of"),

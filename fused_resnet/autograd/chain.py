@@ -5,29 +5,22 @@ import torch.nn.functional as F
 
 from .. import ops
 from . import unit
-from .spec import ChainSpec, Operand, Saved, UnitParams
+from .spec import ChainSpec, Operand, Saved, UnitParams, layout
 from .unit import Upstream
 
 
 def pad_shortcut(x, stride, channels):
-    """Option A of He et al. 2015: the subsampled input with zero channels appended."""
-    return F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, channels - x.shape[1]))
+    """Option A of He et al. 2015: the subsampled input with zero channels appended, laid out as x."""
+    padded = F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, channels - x.shape[1]))
+    return padded.contiguous(memory_format=layout(x))
 
 
-def _read(spec, operand):
-    """How a unit reads its input: normalised by its own convolution, or written out for a library's."""
-    return operand if spec.prologue else unit.materialise(operand)
-
-
-def _residual(spec: ChainSpec, x, residual, projection):
-    """The residual as an operand, and what its projection unit saved."""
-    if spec.shortcut == "projection":
-        return unit.forward(spec.projection, projection, Operand(x))
+def _residual(spec: ChainSpec, x, residual, channels):
+    """The residual as an operand, but for projections; `channels` of the last unit."""
     if spec.shortcut == "pad":
-        channels = projection  # the width of the last unit
-        return Operand(pad_shortcut(x, spec.pad_stride, channels)), None
+        return Operand(pad_shortcut(x, spec.pad_stride, channels))
     given = {"none": None, "identity": x, "tensor": residual}[spec.shortcut]
-    return (None if given is None else Operand(given)), None
+    return None if given is None else Operand(given)
 
 
 def forward(spec: ChainSpec, x, residual, params: list[UnitParams], projection: UnitParams | None):
@@ -37,16 +30,33 @@ def forward(spec: ChainSpec, x, residual, params: list[UnitParams], projection: 
     """
     operand, saved = Operand(x), []
     for unit_spec, unit_params in zip(spec.units[:-1], params[:-1], strict=True):
-        operand, kept = unit.forward(unit_spec, unit_params, _read(spec, operand))
+        operand, kept = unit.forward(unit_spec, unit_params, unit.read(unit_spec, operand))
         saved.append(kept)
-    extra = params[-1].weight.shape[0] if spec.shortcut == "pad" else projection
-    shortcut, kept_projection = _residual(spec, x, residual, extra)
-    last = spec.units[-1]
-    result, kept = unit.forward(last, params[-1], _read(spec, operand), shortcut)
+    operand = unit.read(spec.units[-1], operand)
+    out, kept, kept_projection = _tail(spec, x, operand, residual, params[-1], projection)
+    return out, [*saved, kept], kept_projection
+
+
+def _tail(spec: ChainSpec, x, operand, residual, params: UnitParams, projection: UnitParams | None):
+    """The last unit and the shortcut: the block's output, what each of them saved.
+
+    The output is an output of the Function, saved there once, so that they need not.
+    """
+    last, kept_projection = spec.units[-1], None
+    if spec.shortcut == "projection":
+        if unit.dual(last, params) and unit.dual(spec.projection, projection, any_stride=True):
+            kept_projection = unit.known_norm(spec.projection, projection, Operand(x))
+            kept = unit.known_norm(last, params, operand)
+            stride = spec.projection.conv.stride
+            added = x, projection.weight, stride, kept_projection.norm
+            return unit.dual_forward(last, params, operand, kept.norm, *added), kept, kept_projection
+        shortcut, kept_projection = unit.forward(spec.projection, projection, Operand(x))
+        kept_projection = kept_projection._replace(out=None)
+    else:
+        shortcut = _residual(spec, x, residual, params.weight.shape[0])
+    result, kept = unit.forward(last, params, operand, shortcut)
     out = result.tensor if result.norm is None else unit.finish(last, result, shortcut)
-    # the block's output is an output of the Function: saved there, once
-    saved.append(kept._replace(out=None))
-    return out, saved, None if kept_projection is None else kept_projection._replace(out=None)
+    return out, kept._replace(out=None), kept_projection
 
 
 def drop_recomputable(saved: Saved) -> Saved:
@@ -59,7 +69,7 @@ def rerun(spec: ChainSpec, x, params, saved, projection, kept_projection):
     operand, full = Operand(x), []
     for i, (unit_spec, unit_params, kept) in enumerate(zip(spec.units, params, saved, strict=True)):
         last = i == len(params) - 1
-        operand, kept = unit.rerun(unit_spec, unit_params, _read(spec, operand), kept, last)
+        operand, kept = unit.rerun(unit_spec, unit_params, unit.read(unit_spec, operand), kept, last)
         full.append(kept)
     if kept_projection is not None:
         _, kept_projection = unit.rerun(spec.projection, projection, Operand(x), kept_projection, True)
@@ -75,9 +85,12 @@ def _operands(spec, x, saved):
     return operands
 
 
-def _tail_upstream(spec, dout, out, saved: Saved, kept_projection: Saved | None):
-    """Gradient before the last activation, its sums, and the sums of the projection's BN."""
+def _tail_upstream(spec, params, read, dout, out, saved: Saved, kept_projection: Saved | None):
+    """What arrives at the last unit, which reads `read` (None: of no use), and at the projection."""
     dual = kept_projection if kept_projection is not None and kept_projection.y is not None else Saved()
+    if read is not None and spec.units[-1].fold and spec.units[-1].act == "relu" and dual.y is None:
+        up = unit.masked_upstream(spec.units[-1], params, read, dout, out)
+        return up, Upstream(up.g, up.sums.clone())
     norm = saved.norm if saved.y is not None else None
     act = spec.units[-1].act
     mask = out if act == "relu" else None
@@ -111,7 +124,9 @@ def backward(
     Returns: dx or None, g (the residual's gradient), per-unit gradients, the projection's gradients.
     """
     operands = _operands(spec, x, saved)
-    up, projection_up = _tail_upstream(spec, dout, out, saved[-1], kept_projection)
+    wanted = need_x or any(any(n) for n in needs)
+    read = unit.read(spec.units[-1], operands[-1]) if wanted else None
+    up, projection_up = _tail_upstream(spec, params[-1], read, dout, out, saved[-1], kept_projection)
     g_tail, grads = up.g, [[None] * 4 for _ in params]
     projection_grads, projection_pull = [None] * 4, None
     if spec.shortcut == "projection" and (need_x or any(need_projection)):
@@ -123,17 +138,15 @@ def backward(
             projection_up,
             need_projection,
             need_x,
-            spec.prologue,
         )
     dx = _shortcut_gradient(spec, g_tail, x, projection_pull, need_x)
     for i in reversed(range(len(params))):
         below = need_x or any(any(n) for n in needs[:i])
         if not below and not any(needs[i]):
             break
-        read = _read(spec, operands[i])
-        grads[i], pull = unit.backward(
-            spec.units[i], params[i], saved[i], read, up, needs[i], below, spec.prologue
-        )
+        if i < len(params) - 1:
+            read = unit.read(spec.units[i], operands[i])
+        grads[i], pull = unit.backward(spec.units[i], params[i], saved[i], read, up, needs[i], below)
         if not below:
             break
         if i == 0:

@@ -23,6 +23,7 @@ class UnitSpec(NamedTuple):
         (1x1, ungrouped, unpadded convolutions with batch statistics only).
     momentum: of the running statistics; None leaves them alone.
     group: the process group over which batch statistics are taken (SyncBatchNorm), or None.
+    prologue: the convolution ops normalise what they load; else it is written out for a library convolution.
     """
 
     conv: Geometry
@@ -32,6 +33,7 @@ class UnitSpec(NamedTuple):
     momentum: float | None = None
     fold: bool = False
     group: Any = None
+    prologue: bool = False
 
 
 class ChainSpec(NamedTuple):
@@ -42,8 +44,6 @@ class ChainSpec(NamedTuple):
         own).
     recompute: keep only the input, the output and per-channel vectors; run the convolutions again in
         backward.
-    prologue: let the convolution ops normalise what they load, instead of writing it out for a library
-        convolution.
     """
 
     units: tuple[UnitSpec, ...]
@@ -51,7 +51,6 @@ class ChainSpec(NamedTuple):
     projection: UnitSpec | None = None
     pad_stride: int = 1
     recompute: bool = False
-    prologue: bool = False
 
 
 class UnitParams(NamedTuple):

@@ -31,6 +31,6 @@ def backward(spec: ChainSpec, pool: Pool, dout, argmax, x, params: UnitParams, s
     y, norm, act = saved.y, saved.norm, unit_spec.act
     dout = dout.contiguous(memory_format=layout(y))
     up = Upstream(*ops.bn_act_maxpool_bwd_reduce(dout, argmax, y, norm, act, *pool))
-    grads, pull = unit.backward(unit_spec, params, saved, Operand(x), up, need[3:7], need[2], spec.prologue)
+    grads, pull = unit.backward(unit_spec, params, saved, Operand(x), up, need[3:7], need[2])
     dx = unit.input_gradient(unit_spec, pull, Operand(x), None) if need[2] else None
     return None, None, dx, *grads, None, None

@@ -17,11 +17,19 @@ from .sync import all_reduce_moments, all_reduce_sums
 class Upstream(NamedTuple):
     """Gradient that arrives at a unit.
 
-    g ``[N, K, P, Q]``: before its activation; sums: Σg and, if stored, Σg·xhat.
+    g ``[N, K, P, Q]``: before its activation; sums: Σg and, if stored, Σg·xhat; p: the bare convolution's
+    weight gradient, where it is known already.
     """
 
     g: Tensor
     sums: Tensor
+    p: Tensor | None = None
+
+
+def masked_upstream(spec: UnitSpec, params: UnitParams, x: Operand, dout: Tensor, out: Tensor) -> Upstream:
+    """At a folded unit behind ReLU, which needs its weight's gradient for all others: in one pass."""
+    size, stride = params.weight.shape, spec.conv.stride
+    return Upstream(*ops.conv_wgrad_masked(dout, out, x.tensor, x.norm, x.act, size, stride))
 
 
 class Pull(NamedTuple):
@@ -36,9 +44,14 @@ class Pull(NamedTuple):
 
 
 def materialise(operand):
-    """The operand written out, for a convolution that cannot normalise while it loads."""
+    """The operand written out, for a reader that cannot normalise while it loads."""
     tensor, norm, act = operand
     return operand if norm is None else Operand(ops.bn_act(tensor, norm, act))
+
+
+def read(spec: UnitSpec, operand: Operand) -> Operand:
+    """How a unit reads its input: normalised by its own convolution, or written out for a library's."""
+    return operand if spec.prologue else materialise(operand)
 
 
 def _rows(y):
@@ -89,15 +102,19 @@ def finish(spec, result: Operand, residual: Operand | None):
     return ops.bn_add_act(result.tensor, result.norm, residual.tensor, residual.norm, spec.act)
 
 
-def _apply_known(spec, params, x, norm, conv_bias, residual):
-    weight = params.weight.to(x.tensor.dtype)
-    bias = None if conv_bias is None else conv_bias.to(x.tensor.dtype)
-    residual = None if residual is None else materialise(residual).tensor
-    return ops.conv_fprop(x.tensor, weight, bias, x.norm, x.act, *spec.conv, norm, residual, spec.act)
+def known_norm(spec: UnitSpec, params: UnitParams, x: Operand) -> Saved:
+    """The BN of a unit that is not stored, from its input or the running statistics, before it convolves."""
+    if spec.norm == "batch":
+        return _folded_norm(spec, params, x)
+    if spec.norm == "none":
+        return Saved()
+    wide = torch.float64 if x.tensor.dtype == torch.float64 else torch.float32
+    mean, var = params.running_mean.to(wide), params.running_var.to(wide)
+    return Saved(norm=ops.bn_finalize(mean, var, params.norm_weight, params.norm_bias, spec.eps))
 
 
-def folded_forward(spec, params, x: Operand, residual) -> tuple[Operand, Saved]:
-    """1x1 convolution whose batch statistics follow from its input: mean = W s/M, var = diag(W G Wᵀ)/M."""
+def _folded_norm(spec, params, x):
+    """Batch statistics of a 1x1 convolution from its input: mean = W s/M, var = diag(W G Wᵀ)/M."""
     stride = spec.conv.stride
     in_mean, gram = ops.gram(x.tensor, x.norm, x.act, stride)
     count = _rows(x.tensor[:, :, :: stride[0], :: stride[1]])
@@ -111,47 +128,58 @@ def folded_forward(spec, params, x: Operand, residual) -> tuple[Operand, Saved]:
     weight = _matrix(params.weight.to(x.tensor.dtype)).to(mean.dtype)
     var = ((weight @ moments) * weight).sum(1).clamp_min(0) / spread
     norm = _finalize(spec, params, weight @ mean, var, count, total)
-    out = _apply_known(spec, params, x, norm, None, residual)
-    saved = Saved(out=out, norm=norm, in_mean=in_mean, gram=gram, sync_mean=sync_mean, share=share)
-    return Operand(out), saved
+    return Saved(norm=norm, in_mean=in_mean, gram=gram, sync_mean=sync_mean, share=share)
 
 
-def _frozen_norm(spec, params, x):
-    if spec.norm == "none":
-        return None
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    mean, var = params.running_mean.to(wide), params.running_var.to(wide)
-    return ops.bn_finalize(mean, var, params.norm_weight, params.norm_bias, spec.eps)
+def _has_bias(spec, params):
+    """Whether the convolution's bias counts: batch statistics take it away again."""
+    return params.conv_bias is not None and spec.norm != "batch"
 
 
-def constant_forward(spec, params, x: Operand, residual) -> tuple[Operand, Saved]:
-    """Convolution with frozen statistics (scale and shift known beforehand) or with none."""
-    norm = _frozen_norm(spec, params, x.tensor)
-    out = _apply_known(spec, params, x, norm, params.conv_bias, residual)
-    return Operand(out), Saved(out=out, norm=norm)
+def _apply_known(spec, params, x, norm, residual):
+    """The convolution with a BN known beforehand (or none), residual and activation, as one op."""
+    weight = params.weight.to(x.tensor.dtype)
+    bias = params.conv_bias.to(x.tensor.dtype) if _has_bias(spec, params) else None
+    residual = None if residual is None else materialise(residual).tensor
+    return ops.conv_fprop(x.tensor, weight, bias, x.norm, x.act, *spec.conv, norm, residual, spec.act)
 
 
-def forward(spec: UnitSpec, params: UnitParams, x: Operand, residual=None):
+def dual(spec: UnitSpec, params: UnitParams, any_stride: bool = False) -> bool:
+    """Whether a block's tail or (of any stride) projection can be one half of `dual_forward`."""
+    known = spec.norm == "frozen" or (spec.norm == "batch" and spec.fold)
+    stride, padding, _, groups = spec.conv
+    pointwise = tuple(params.weight.shape[2:]) == (1, 1) and groups == 1 and not any(padding)
+    return known and pointwise and (any_stride or tuple(stride) == (1, 1)) and not _has_bias(spec, params)
+
+
+def dual_forward(spec, params, x: Operand, norm, shortcut_x, shortcut_weight, shortcut_stride, shortcut_norm):
+    """The output of a block whose tail and projection shortcut both know their BN beforehand."""
+    dtype = x.tensor.dtype
+    shortcut = shortcut_x, shortcut_weight.to(dtype), shortcut_stride, shortcut_norm
+    weight = params.weight.to(dtype)
+    return ops.conv_fprop_dual(x.tensor, weight, x.norm, x.act, norm, *shortcut, spec.act)
+
+
+def forward(spec: UnitSpec, params: UnitParams, x: Operand, residual=None) -> tuple[Operand, Saved]:
     """Run a unit: its result as an operand, and what backward needs of it."""
-    if spec.norm != "batch":
-        return constant_forward(spec, params, x, residual)
-    if spec.fold:
-        return folded_forward(spec, params, x, residual)
-    return stored_forward(spec, params, x)
+    if spec.norm == "batch" and not spec.fold:
+        return stored_forward(spec, params, x)
+    saved = known_norm(spec, params, x)
+    out = _apply_known(spec, params, x, saved.norm, residual)
+    return Operand(out), saved._replace(out=out)
 
 
 def raw_forward(spec: UnitSpec, params: UnitParams, x: Operand) -> tuple[Operand, Saved]:
     """The convolution's raw output, with batch or frozen statistics, for a reader that normalises."""
     if spec.norm == "batch":
         return stored_forward(spec, params, x)
-    norm = _frozen_norm(spec, params, x.tensor)
+    saved = known_norm(spec, params, x)
     y = _raw(spec, params, x)
-    return Operand(y, norm, spec.act), Saved(y=y, norm=norm)
+    return Operand(y, saved.norm, spec.act), saved._replace(y=y)
 
 
 def _raw(spec, params, x):
-    bias = None if spec.norm == "batch" else params.conv_bias
-    return _apply_known(spec._replace(act="identity"), params, x, None, bias, None)
+    return _apply_known(spec._replace(act="identity"), params, x, None, None)
 
 
 def raw_rerun(spec: UnitSpec, params: UnitParams, x: Operand, saved: Saved) -> tuple[Operand, Saved]:
@@ -168,19 +196,18 @@ def rerun(spec: UnitSpec, params: UnitParams, x: Operand, saved: Saved, last: bo
         saved = saved._replace(gram=ops.gram(x.tensor, x.norm, x.act, spec.conv.stride)[1])
     if last:
         return x, saved
-    bias = params.conv_bias if spec.norm != "batch" else None
-    out = _apply_known(spec, params, x, saved.norm, bias, None)
+    out = _apply_known(spec, params, x, saved.norm, None)
     return Operand(out), saved._replace(out=out)
 
 
 # ---- backward ----------------------------------------------------------------------------------------------
 
 
-def stored_backward(spec, params, saved, x, up: Upstream, need, below, prologue):
+def stored_backward(spec, params, saved, x, up: Upstream, need, below):
     """dy = a*g + b*y + c feeds both the weight's and the input's gradient."""
     sums = up.sums if spec.group is None else all_reduce_sums(up.sums, saved.share, spec.group)
     g, y, dnorm = up.g, saved.y, ops.bn_bwd_finalize(sums, saved.norm, float(_rows(up.g)))
-    if not prologue and (need[0] or below):
+    if not spec.prologue and (need[0] or below):
         g, y, dnorm = ops.bn_act_bwd_apply(g, y, dnorm), None, None
     weight_grad = None
     if need[0]:
@@ -189,9 +216,12 @@ def stored_backward(spec, params, saved, x, up: Upstream, need, below, prologue)
     return (weight_grad, _no_bias_gradient(params, need), up.sums[1], up.sums[0]), pull
 
 
-def folded_backward(spec, params, saved, x, up: Upstream, need, below, prologue):
+def folded_backward(spec, params, saved, x, up: Upstream, need, below):
     """All gradients from P = gᵀz and the Gram matrix: Σg·y = diag(P Wᵀ), dW = a P + b W G, both centred."""
-    p = _matrix(ops.conv_wgrad(up.g, x.tensor, x.norm, x.act, params.weight.shape, *spec.conv, None, None))
+    p = up.p
+    if p is None:
+        p = ops.conv_wgrad(up.g, x.tensor, x.norm, x.act, params.weight.shape, *spec.conv, None, None)
+    p = _matrix(p)
     count, rounded = max(_rows(up.g), 1), _matrix(params.weight.to(up.g.dtype))
     weight, sg = rounded.to(p.dtype), up.sums[0]
     mean = saved.in_mean if saved.sync_mean is None else saved.sync_mean
@@ -217,7 +247,7 @@ def folded_backward(spec, params, saved, x, up: Upstream, need, below, prologue)
     return (weight_grad, _no_bias_gradient(params, need), sgx, sg), pull
 
 
-def constant_backward(spec, params, saved, x, up: Upstream, need, below, prologue):
+def constant_backward(spec, params, saved, x, up: Upstream, need, below):
     """With constant statistics dy = a*g; Σg·y follows from the weight and its gradient P: Σ W P."""
     a = None if saved.norm is None else saved.norm[2]
     p = None
@@ -243,7 +273,7 @@ def constant_backward(spec, params, saved, x, up: Upstream, need, below, prologu
     if below:
         dnorm = None if a is None else torch.stack((a, torch.zeros_like(a), torch.zeros_like(a)))
         g = up.g
-        if not prologue and dnorm is not None:
+        if not spec.prologue and dnorm is not None:
             g, dnorm = ops.bn_act_bwd_apply(g, None, dnorm), None
         pull = Pull(g, params.weight.to(g.dtype), None, dnorm)
     return (weight_grad, bias_grad, norm_weight_grad, sg), pull
@@ -254,12 +284,10 @@ def _no_bias_gradient(params, need):
     return torch.zeros_like(params.conv_bias) if need[1] else None
 
 
-def backward(
-    spec: UnitSpec, params: UnitParams, saved: Saved, x: Operand, up: Upstream, need, below, prologue
-):
+def backward(spec: UnitSpec, params: UnitParams, saved: Saved, x: Operand, up: Upstream, need, below):
     """Gradients (weight, conv_bias, norm_weight, norm_bias) where needed; a Pull where `below` needs one."""
     kind = constant_backward if spec.norm != "batch" else folded_backward if spec.fold else stored_backward
-    grads, pull = kind(spec, params, saved, x, up, need, below, prologue)
+    grads, pull = kind(spec, params, saved, x, up, need, below)
     grads = [g.to(p.dtype) if n else None for g, p, n in zip(grads, params, need, strict=False)]
     return grads, pull
 

@@ -2,28 +2,36 @@
 
 A backend has ``OPS`` (name -> function) and ``refuses(op, args)``, which gives the reason why it cannot take
 these arguments, or None. Per device the backends are asked in order of preference: kernels of our own, the
-library's convolutions, and the reference, which takes what nobody else wants. `explain` shows who took what.
+library's convolutions, and the reference, which takes what nobody else wants. On CUDA devices the ops of a
+convolution pass over our own kernels where the planner found the library faster (`engines`). `explain` shows
+who took what.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
-from . import cpu, reference
+import torch
+
+from . import cpu, engines, reference, triton
 from .library import Library
 
 
 class Backend(Protocol):
-    """What a backend gives; one that may be absent also has ``unavailable() -> str | None``."""
+    """What a backend gives.
+
+    One that may be absent also has ``unavailable() -> str | None``; one with convolutions of its own also has
+    ``unsuited(device, dtype) -> str | None``, which says why it takes no such activations.
+    """
 
     OPS: dict[str, Callable]
 
     def refuses(self, op: str, args: tuple) -> str | None: ...
 
 
-PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu",)}
+PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": ("triton",)}
 FALLBACK = ("library", "reference")
 
 # Process-wide, not per thread: autograd runs backward in threads of its own.
@@ -33,7 +41,11 @@ _observers: list[Callable[[str, str], None]] = []
 
 def select(op: str, args: tuple) -> tuple[str, Callable]:
     """The name of the backend that takes `op` on `args`, and its function."""
-    for name in _candidates(args[0].device.type):
+    device_type = args[0].device.type
+    names = _candidates(device_type)
+    if device_type == "cuda" and not _forced and engines.engine_of_call(op, args) == engines.LIBRARY:
+        names = FALLBACK
+    for name in names:
         backend = BACKENDS[name]
         if op in backend.OPS and backend.refuses(op, args) is None:
             for observer in _observers:
@@ -48,7 +60,12 @@ def _candidates(device_type: str) -> tuple[str, ...]:
     return (_forced[-1],) if _forced[-1] == "reference" else (_forced[-1], *FALLBACK)
 
 
-BACKENDS: dict[str, Backend] = {"cpu": cpu, "library": Library(select), "reference": reference}
+BACKENDS: dict[str, Backend] = {
+    "cpu": cpu,
+    "triton": triton,
+    "library": Library(select),
+    "reference": reference,
+}
 
 
 @contextlib.contextmanager
@@ -58,8 +75,8 @@ def use_backend(name: str) -> Iterator[None]:
     The choice holds for the whole process (autograd's backward threads included) until the block ends.
 
     Args:
-        name: ``"reference"`` (pure ATen, any device, nothing else), ``"cpu"`` (the C++ extension) or
-            ``"library"`` (no kernels of our own).
+        name: ``"reference"`` (pure ATen, any device, nothing else), ``"cpu"`` (the C++ extension),
+            ``"triton"`` (GPU kernels, convolutions included) or ``"library"`` (no kernels of our own).
 
     Raises:
         ValueError: unknown name.
@@ -81,6 +98,12 @@ def unavailable(name: str) -> str | None:
     return getattr(BACKENDS[name], "unavailable", lambda: None)()
 
 
+def laid_out(name: str, op: str, result: Any) -> Any:
+    """The reference's result with the strides that backend `name` gives, where these are not the same."""
+    own = getattr(BACKENDS[name], "laid_out", None)
+    return result if own is None else own(op, result)
+
+
 @contextlib.contextmanager
 def observe(callback: Callable[[str, str], None]) -> Iterator[None]:
     """Call ``callback(op, backend)`` for every op that runs inside the block."""
@@ -91,9 +114,18 @@ def observe(callback: Callable[[str, str], None]) -> Iterator[None]:
         _observers.remove(callback)
 
 
-def convolution_engine(device_type: str) -> str:
-    """The first backend of this device with convolutions of its own, else "library" (cuDNN, oneDNN)."""
-    return next(
-        (n for n in _candidates(device_type) if n not in FALLBACK and "conv_fprop" in BACKENDS[n].OPS),
-        "library",
-    )
+def forced() -> bool:
+    """Whether `use_backend` leaves no choice right now."""
+    return bool(_forced)
+
+
+def convolution_engine(device: torch.device, dtype: torch.dtype, nhwc: bool) -> str:
+    """The backend whose own convolutions take activations like these, else "library" (cuDNN, oneDNN).
+
+    Args: nhwc: are they dense in channels_last, and in that layout only?
+    """
+    for name in _candidates(device.type) if nhwc else ():
+        unsuited = getattr(BACKENDS[name], "unsuited", None)
+        if unsuited is not None and unsuited(device, dtype) is None:
+            return name
+    return engines.LIBRARY

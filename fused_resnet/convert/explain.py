@@ -43,7 +43,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Run:
-    """One fused unit in one run on an input: shape, plan, engine and predicted cost (bounds from shapes)."""
+    """One fused unit in one run on an input: shape, plan, predicted cost (bounds from shapes).
+
+    folded, engines: of each convolution, the projection's last.
+    """
 
     path: str
     kind: str
@@ -51,7 +54,7 @@ class Run:
     statistics: str
     folded: tuple[bool, ...]
     recomputed: bool
-    engine: str
+    engines: tuple[str, ...]
     cost: planner.Cost
 
 
@@ -99,9 +102,14 @@ def _relative(row: Row) -> str:
 def _run_cells(run: Run):
     shape = "x".join(map(str, run.shape))
     folded = "".join("x" if f else "-" for f in run.folded)
-    plan = [run.statistics, folded, "yes" if run.recomputed else "no", run.engine]
+    plan = [run.statistics, folded, "yes" if run.recomputed else "no", _in_short(run.engines)]
     moved, macs, kept = run.cost
     return run.path, run.kind, shape, *plan, f"{moved / 1e6:.1f}", f"{kept / 1e6:.1f}", f"{macs / 1e9:.2f}"
+
+
+def _in_short(names: tuple[str, ...]) -> str:
+    """One name where all are the same."""
+    return names[0] if len(set(names)) == 1 else " ".join(names)
 
 
 def _table(title, columns, rows):
@@ -260,9 +268,9 @@ def _fake_run(model, input, paths):
         cost = planner.chain_cost(
             shapes, plan, x.element_size(), torch.is_grad_enabled(), unit.depth, unit.shortcut != "none"
         )
-        engine = "own" if plan.prologue else "library"
         path = paths[modules[0]] or "(root)"
-        runs.append(Run(path, unit.kind, tuple(x.shape), stats, plan.fold, plan.recompute, engine, cost))
+        shape = tuple(x.shape)
+        runs.append(Run(path, unit.kind, shape, stats, plan.fold, plan.recompute, plan.engines, cost))
 
     fake = FakeTensorMode()
     state = {n: _fake(fake, t) for n, t in (*model.named_parameters(), *model.named_buffers())}

@@ -48,10 +48,9 @@ def unit(name, conv, bn, x, shape, autocast: bool, stats: Statistics):
     out = (shape[0], conv.out_channels, p, q)
     if bn is not None:
         _batch_norm(name, bn, conv, x, out, stats)
-    sizes = ConvShape(
-        out[0] * p * q, shape[0] * shape[2] * shape[3], shape[1], out[1], kernel, conv.groups, conv.padding
-    )
-    return out, sizes
+    channels = conv.in_channels, conv.out_channels
+    geometry = conv.stride, conv.padding, conv.dilation, conv.groups
+    return out, ConvShape(shape[0], tuple(shape[2:]), (p, q), *channels, kernel, *geometry)
 
 
 def _batch_norm(name, bn, conv, x, out, stats):

@@ -63,8 +63,9 @@ class FusedUnit:
         synced = any(s.group is not None for s in stats)  # the other processes wait for this one's statistics
         if (x.numel() == 0 and not synced) or not self._adds_like(out, x, residual, projected, last):
             return self.stock(x, residual, modules)
-        batch = [s.norm == "batch" for s in stats]
-        plan = planner.plan_chain(shapes, batch, self.memory, x.device.type, synced)
+        cast = x.to(dtype)
+        norms = [s.norm for s in stats]
+        plan = planner.plan_chain(shapes, norms, self.memory, cast, self.depth, synced)
         spec = self._spec(units, projection, last, stats, plan)
         for recorder in recorders:
             recorder(self, x, modules, shapes, plan, spec)
@@ -73,9 +74,9 @@ class FusedUnit:
             count_batch(bn)
         tensors = [t for layer in layers for t in _parameters(*layer)]
         if self.kind == "conv_bn_act_maxpool":
-            return autograd.ConvBNActMaxPool.apply(spec, _pool(last), x.to(dtype), *tensors)
+            return autograd.ConvBNActMaxPool.apply(spec, _pool(last), cast, *tensors)
         residual = residual.to(dtype) if self.shortcut == "tensor" else None
-        return FUNCTIONS[self.kind].apply(spec, x.to(dtype), residual, *tensors)
+        return FUNCTIONS[self.kind].apply(spec, cast, residual, *tensors)
 
     def split(self, modules):
         """By role: (conv, bn, relu) of each unit; (conv, bn) of the projection or None; pad, pool or None."""
@@ -134,18 +135,16 @@ class FusedUnit:
         return self.shortcut == "none" or checks.residual_tensor(residual, x, out)
 
     def _spec(self, units, projection, last, stats, plan):
-        specs = [
-            UnitSpec(_geometry(conv), s.norm, "relu", s.eps, s.momentum, fold, s.group)
-            for (conv, _, _), s, fold in zip(units, stats, plan.fold, strict=False)
-        ]
-        extra = None
+        layers = [(conv, "relu") for conv, _, _ in units]
         if projection is not None:
-            s = stats[-1]
-            extra = UnitSpec(
-                _geometry(projection[0]), s.norm, "identity", s.eps, s.momentum, plan.fold[-1], s.group
-            )
+            layers.append((projection[0], "identity"))
+        specs = tuple(
+            UnitSpec(_geometry(conv), s.norm, act, s.eps, s.momentum, fold, s.group, engine != "library")
+            for (conv, act), s, fold, engine in zip(layers, stats, plan.fold, plan.engines, strict=True)
+        )
+        extra = specs[-1] if projection is not None else None
         pad_stride = last.stride if self.shortcut == "pad" else 1
-        return ChainSpec(tuple(specs), self.shortcut, extra, pad_stride, plan.recompute, plan.prologue)
+        return ChainSpec(specs[: self.depth], self.shortcut, extra, pad_stride, plan.recompute)
 
     def stock(self, x, residual, modules):
         """The same computation by calling the modules themselves, with whatever is attached to them."""

@@ -25,9 +25,9 @@ def _forward(x, weight, stride, padding, dilation, groups):
     return shape
 
 
-def _gradient(g, y, dnorm, shape):
-    checks.activation("g", g)
-    checks.like("g", g, "g", g, shape)
+def _gradient(g, y, dnorm, shape, name="g"):
+    checks.activation(name, g)
+    checks.like(name, g, name, g, shape)
     if y is not None:
         checks.like("y", y, "g", g)
     if dnorm is not None:
@@ -64,6 +64,47 @@ def conv_fprop(
     if residual is not None:
         checks.like("residual", residual, "x", x, shape)
     checks.act("act", act)
+
+
+@op()
+def conv_fprop_dual(
+    x: Tensor,
+    weight: Tensor,
+    x_norm: Tensor | None,
+    x_act: str,
+    norm: Tensor,
+    shortcut_x: Tensor,
+    shortcut_weight: Tensor,
+    shortcut_stride: Sequence[int],
+    shortcut_norm: Tensor,
+    act: str,
+) -> Tensor:
+    """``act(scale*(z Wᵀ) + shift + scale_d*(x_s W_dᵀ) + shift_d)``: the tail of a block and its projection.
+
+    Two 1x1 convolutions whose BNs are known beforehand; the projection's output is never written.
+
+    Args: x ``[N, C, P, Q]``; weight ``[K, C, 1, 1]``, stride 1; x_norm ``[4, C]``; norm ``[4, K]``;
+    shortcut_x ``[N, D, H, W]``; shortcut_weight ``[K, D, 1, 1]``; shortcut_stride of the projection;
+    shortcut_norm ``[4, K]``; act of the sum. Returns: ``[N, K, P, Q]`` like x. Equivalent to
+    ``act(BN(F.conv2d(z, weight)) + BN_d(F.conv2d(shortcut_x, shortcut_weight, None, shortcut_stride)))``.
+    """
+    shape = _pointwise("weight", x, weight, (1, 1))
+    _prologue(x, x_norm, x_act)
+    checks.vector("norm", norm, "x", x, (4, shape[1]))
+    checks.like("shortcut_x", shortcut_x, "x", x, shortcut_x.shape)
+    reduced = _pointwise("shortcut_weight", shortcut_x, shortcut_weight, shortcut_stride)
+    if tuple(reduced) != tuple(shape):
+        checks.fail("shortcut_x", f"a projection of shape {tuple(shape)} of the main path", tuple(reduced))
+    checks.vector("shortcut_norm", shortcut_norm, "x", x, (4, shape[1]))
+    checks.act("act", act)
+
+
+def _pointwise(name, x, weight, stride):
+    """Output shape of an ungrouped, unpadded 1x1 convolution."""
+    shape = _forward(x, weight, stride, (0, 0), (1, 1), 1)
+    if tuple(weight.shape[2:]) != (1, 1):
+        checks.fail(name, "a 1x1 kernel", f"shape {tuple(weight.shape)}")
+    return shape
 
 
 @op()
@@ -159,6 +200,30 @@ def conv_wgrad(
     sizes, names = (x.shape, weight_size), ("x", "weight_size")
     _gradient(g, y, dnorm, checks.convolution(*sizes, stride, padding, dilation, groups, names))
     checks.like("x", x, "g", g, x.shape)
+    _prologue(x, x_norm, x_act)
+
+
+@op()
+def conv_wgrad_masked(
+    dout: Tensor,
+    out: Tensor,
+    x: Tensor,
+    x_norm: Tensor | None,
+    x_act: str,
+    weight_size: Sequence[int],
+    stride: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """ReLU's mask, Σg and the bare weight gradient of an unpadded, ungrouped convolution, reading dout once.
+
+    Args: dout, out ``[N, K, P, Q]``, out ReLU's; x ``[N, C, H, W]``; weight_size ``[K, C, R, S]``.
+    Returns: g like dout, 0 where ``out <= 0``; Σg ``[1, K]``; weight_size in the accumulation dtype.
+    Equivalent to ``g, sums = bn_act_bwd_reduce(dout, None, None, out, None, None, "relu")`` and `conv_wgrad`
+    of g.
+    """
+    sizes, names = (x.shape, weight_size), ("x", "weight_size")
+    _gradient(dout, None, None, checks.convolution(*sizes, stride, (0, 0), (1, 1), 1, names), "dout")
+    checks.like("out", out, "dout", dout)
+    checks.like("x", x, "dout", dout, x.shape)
     _prologue(x, x_norm, x_act)
 
 

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from .plan import ConvShape, Plan
+from .plan import Plan
+from .shape import ConvShape
 
 
 class Cost(NamedTuple):

@@ -1,32 +1,25 @@
-"""The plan of a chain of units, from shapes alone."""
+"""The plan of a chain of units, from shapes; which engine convolves also from measurements."""
 
 from typing import NamedTuple
 
+import torch
+
 from .. import backends
+from ..backends import engines
+from . import measure
+from .shape import ConvShape
 
 MEMORY_MODES = ("speed", "balanced", "min")
 
 
-class ConvShape(NamedTuple):
-    """Sizes of one convolution: `rows` = N*P*Q outputs per channel; kernel (R, S)."""
-
-    rows: int
-    in_rows: int
-    in_channels: int
-    out_channels: int
-    kernel: tuple[int, int]
-    groups: int
-    padding: tuple[int, int]
-
-
 class Plan(NamedTuple):
     """fold: per unit, then the projection: batch statistics from the Gram matrix; recompute: convolve again
-    in backward;
-    prologue: the convolution normalises what it loads."""
+    in backward; engines: as fold, who convolves: a backend with convolutions of its own, which normalise what
+    they load, or "library", for which operands are written out."""
 
     fold: tuple[bool, ...]
     recompute: bool
-    prologue: bool
+    engines: tuple[str, ...]
 
 
 def can_fold(shape: ConvShape) -> bool:
@@ -46,15 +39,55 @@ def folding_pays(shape: ConvShape, synced: bool) -> bool:
 
 
 def plan_chain(
-    shapes: list[ConvShape], batch: list[bool], memory: str, device_type: str, synced: bool = False
+    shapes: list[ConvShape],
+    norms: list[str],
+    memory: str,
+    x: torch.Tensor,
+    main: int,
+    synced: bool = False,
 ) -> Plan:
     """Plan a chain.
 
-    Args: shapes and batch (statistics of this batch?) per unit, then of the projection if there is one;
+    Args: shapes and norms ("batch", "frozen" or "none") per unit, then of the projection if there is one;
     memory: "speed" stores every convolution's output, "balanced" folds where that pays, "min" recomputes too;
+    x: the chain's input, in the dtype that it computes in; main: how many of the units are the main path;
     synced: are batch statistics taken over several processes?
     """
     fold = tuple(
-        memory != "speed" and b and folding_pays(s, synced) for s, b in zip(shapes, batch, strict=True)
+        memory != "speed" and norm == "batch" and folding_pays(s, synced)
+        for s, norm in zip(shapes, norms, strict=True)
     )
-    return Plan(fold, memory == "min", backends.convolution_engine(device_type) != "library")
+    return Plan(fold, memory == "min", _engines(shapes, norms, fold, x, main))
+
+
+def _engines(shapes, norms, fold, x, main) -> tuple[str, ...]:
+    nhwc = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    own = _own_engine(x.device, x.dtype, nhwc)
+    if own == engines.LIBRARY:
+        return (own,) * len(shapes)
+    if torch.compiler.is_compiling():
+        return tuple(_known_engine(own, *s.convolution(x.dtype)) for s in shapes)
+    if backends.forced():
+        return (own,) * len(shapes)
+    found = []
+    for i, shape in enumerate(shapes):
+        reads_raw = 0 < i < main and norms[i - 1] == "batch" and not fold[i - 1]
+        problem = measure.Problem(shape, x.dtype, norms[i], fold[i], reads_raw)
+        engine = measure.engine(problem, x)
+        engines.assigned[shape.convolution(x.dtype)] = engine
+        found.append(engine)
+    return tuple(found)
+
+
+# torch.compile runs the functions below when it traces, and takes their results for constants.
+
+
+@torch.compiler.assume_constant_result
+def _own_engine(device: torch.device, dtype: torch.dtype, nhwc: bool) -> str:
+    return backends.convolution_engine(device, dtype, nhwc)
+
+
+@torch.compiler.assume_constant_result
+def _known_engine(own: str, *convolution) -> str:
+    """What ops will find at run time, unless the planner chooses again."""
+    return own if backends.forced() else engines.engine_of(engines.Convolution(*convolution))

@@ -6,8 +6,14 @@ import torch.nn.functional as F
 from .layout import accumulation_dtype, from_rows, memory_format, product, rows, subsample, widen
 
 
-def _wide_product(x, weight, bias, stride):
-    """A 1x1 convolution's output in the accumulation dtype, where the library rounds to the storage dtype."""
+def _pointwise(x, weight, bias, stride):
+    """The output of a 1x1 convolution in front of a BN, in the accumulation dtype.
+
+    Rounded to the storage dtype, as by the library, it would have an error relative to its mean, which BN
+    takes away: a bias per channel.
+    """
+    if x.dtype == accumulation_dtype(x):
+        return F.conv2d(x, weight, bias, stride)
     read = subsample(x, stride)
     y = product(rows(read), weight.flatten(1).t())
     y = y if bias is None else y.add_(bias)
@@ -53,16 +59,9 @@ class Convolutions:
     ):
         """``act(scale*(conv(x) + bias) + shift + residual)``."""
         z = self._operand(x, x_norm, x_act)
-        narrow = x.dtype != accumulation_dtype(x)
-        if (
-            norm is not None
-            and narrow
-            and tuple(weight.shape[2:]) == (1, 1)
-            and groups == 1
-            and not any(padding)
-        ):
-            # rounding y would leave an error relative to its mean, which BN takes away: a bias per channel
-            y = _wide_product(z, weight, bias, stride)
+        pointwise = tuple(weight.shape[2:]) == (1, 1) and groups == 1 and not any(padding)
+        if norm is not None and pointwise:
+            y = _pointwise(z, weight, bias, stride)
         else:
             y = F.conv2d(z, weight, bias, stride, padding, dilation, groups)
         if norm is not None:
@@ -72,6 +71,14 @@ class Convolutions:
         if residual is not None:
             y = (widen(y) + widen(residual)).to(y.dtype)
         return y.relu_() if act == "relu" else y
+
+    def conv_fprop_dual(
+        self, x, weight, x_norm, x_act, norm, shortcut_x, shortcut_weight, shortcut_stride, shortcut_norm, act
+    ):
+        """Two 1x1 convolutions with their BNs, added: a block's tail and its projection shortcut."""
+        y = _pointwise(self._operand(x, x_norm, x_act), weight, None, (1, 1))
+        shortcut = _pointwise(shortcut_x, shortcut_weight, None, shortcut_stride)
+        return self.norm.bn_add_act(y, norm, shortcut, shortcut_norm, act).to(x.dtype)
 
     def conv_fprop_stats(self, x, weight, x_norm, x_act, stride, padding, dilation, groups):
         """The raw convolution and its batch statistics."""
@@ -100,6 +107,12 @@ class Convolutions:
         weight = torch.empty(weight_size, dtype=dy.dtype, device=g.device)
         _, dw, _ = _library_backward(dy, z, weight, stride, padding, dilation, groups, (False, True))
         return dw.to(accumulation_dtype(g)).contiguous()
+
+    def conv_wgrad_masked(self, dout, out, x, x_norm, x_act, weight_size, stride):
+        """ReLU's mask, Σg, and the weight's gradient from g."""
+        g, sums = self.norm.bn_act_bwd_reduce(dout, None, None, out, None, None, "relu")
+        geometry = stride, (0, 0), (1, 1), 1
+        return g, sums, self.conv_wgrad(g, x, x_norm, x_act, weight_size, *geometry, None, None)
 
     def gram(self, x, x_norm, x_act, stride):
         """Σz/M and Σ(z-mean)(z-mean)ᵀ over the rows z of a 1x1 convolution's input."""

@@ -1,0 +1,292 @@
+"""Do the Triton kernels compute what they must on this machine? Checks to run one after another.
+
+On a GPU the kernels run on it. Without one, gpu_on_cpu executes the same generated code on the CPU, for a few
+problems, and everything that only a GPU can show is listed as not checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import use_backend
+from ..convert import fuse
+from . import kernel_truth
+from .kernel_problems import PROBLEMS, Make, Problem, every_configuration
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# One problem of every kind of kernel, for a brief run.
+BRIEF = (
+    *("bn_act_bwd_reduce-relu-y", "conv_fprop_stats-3x3", "conv_dgrad_reduce-3x3-stride2", "conv_wgrad-1x1"),
+    *("gram", "folded_dgrad_reduce", "conv_fprop_dual"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. passed: None where it could not be checked; detail: how far off, or why not."""
+
+    check: str
+    subject: str
+    passed: bool | None
+    detail: str
+
+
+Check = Callable[[], Iterator[Finding]]
+
+
+def checks(device: str, brief: bool, architectures: tuple[int, ...] = (80, 90, 100)) -> list[Check]:
+    """The checks for `device`: "cuda", or "cpu" to execute the generated code for `architectures`."""
+    names = [n for n in PROBLEMS if n in BRIEF] if brief or device == "cpu" else list(PROBLEMS)
+    problems = [PROBLEMS[name] for name in names]
+    if device == "cpu":
+        emulated = (functools.partial(_emulated, arch, problems) for arch in architectures)
+        return [*emulated, compiled, unchecked]
+    found: list[Check] = [
+        functools.partial(parity, problems, DTYPES, device),
+        functools.partial(blocks, device),
+    ]
+    return found if brief else [*found, captured, traced, sanitized, benchmarks]
+
+
+def _guarded(check: str, subject: str, body: Callable[[], str]) -> Finding:
+    """A finding of `body`, which gives a detail, or raises where something is wrong."""
+    try:
+        return Finding(check, subject, True, body())
+    except Exception as error:  # a kernel that faults is a finding; the checks after it still run
+        text = str(error).strip().splitlines() or [""]
+        return Finding(check, subject, False, f"{type(error).__name__}: {text[0]}"[:300])
+
+
+def parity(problems: Iterable[Problem], dtypes: dict[str, torch.dtype], device: str) -> Iterator[Finding]:
+    """Every problem in every launch configuration against fp64, twice: results must be equal bit for bit."""
+    for problem in problems:
+        for name, dtype in dtypes.items():
+            body = functools.partial(_parity, problem, dtype, device)
+            yield _guarded("parity", f"{problem.name} {name}", body)
+
+
+def _parity(problem: Problem, dtype: torch.dtype, device: str) -> str:
+    worst, runs = 0.0, 0
+    for args in problem.arguments(Make(dtype)):
+        there = [a.to(device) if isinstance(a, Tensor) else a for a in args]
+        for configuration in every_configuration(problem, there):
+            results = configuration.run()
+            if not all(map(_same_bits, results, configuration.run())):
+                raise AssertionError(f"{configuration.chosen}: two runs differ")
+            errors = kernel_truth.check(problem.op, args, [r.cpu() for r in results])
+            worst, runs = max(worst, *errors.values()), runs + 1
+            if not worst <= 1:
+                raise AssertionError(f"{configuration.chosen}: errors in units of what is allowed: {errors}")
+    return f"{runs} runs, worst error {worst:.2f} of what is allowed"
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+
+
+def _block(kind: str) -> tuple[nn.Module, int]:
+    """One of torchvision's blocks and how many channels it reads."""
+    from torchvision.models import resnet
+
+    def projection(stride: int, channels: int, out: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+
+    made = {
+        "basic, identity": lambda: (resnet.BasicBlock(64, 64), 64),
+        "basic, projection": lambda: (resnet.BasicBlock(64, 128, 2, projection(2, 64, 128)), 64),
+        "bottleneck, identity": lambda: (resnet.Bottleneck(64, 16), 64),
+        "bottleneck, projection": lambda: (resnet.Bottleneck(64, 32, 2, projection(2, 64, 128)), 64),
+    }
+    return made[kind]()
+
+
+BLOCKS = ("basic, identity", "basic, projection", "bottleneck, identity", "bottleneck, projection")
+
+
+def _step(module: nn.Module, x: Tensor) -> list[Tensor]:
+    """Output, input gradient and parameter gradients of one training step."""
+    x = x.detach().requires_grad_()
+    out = module(x)
+    weights = torch.linspace(-1, 1, out.numel(), device=out.device).view_as(out)
+    gradients = torch.autograd.grad(out, (x, *module.parameters()), weights.to(out.dtype))
+    return [out.detach(), *gradients]
+
+
+def _error(got: list[Tensor], want: list[Tensor]) -> float:
+    """Error of everything together, relative to its norm."""
+    off = sum((a.double() - b.double()).square().sum() for a, b in zip(got, want, strict=True))
+    return (off / sum(b.double().square().sum() for b in want)).sqrt().item()  # type: ignore[union-attr]
+
+
+def blocks(device: str, kinds: Iterable[str] = BLOCKS, size: int = 14, batch: int = 4) -> Iterator[Finding]:
+    """Whole blocks in bf16, forward and backward: no further from fp64 than twice what stock is."""
+    for kind in kinds:
+        yield _guarded("block", kind, functools.partial(_compare_block, kind, device, size, batch))
+
+
+def _compare_block(kind: str, device: str, size: int, batch: int) -> str:
+    torch.manual_seed(0)
+    stock, channels = _block(kind)
+    stock = stock.to(device, torch.bfloat16).to(memory_format=torch.channels_last)
+    # away from ReLU's kink, where a rounding decides about a whole gradient, in stock code as in ours
+    for m in stock.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.constant_(m.bias, 4.0)
+    x = (
+        torch.randn(batch, channels, size, size)
+        .to(device, torch.bfloat16)
+        .to(memory_format=torch.channels_last)
+    )
+    truth = _step(copy.deepcopy(stock).double(), x.double())
+    with use_backend("triton"):
+        ours = _error(_step(fuse(copy.deepcopy(stock)), x), truth)
+    theirs = _error(_step(stock, x), truth)
+    if not ours <= 2 * theirs:
+        raise AssertionError(f"error {ours:.2e}, stock {theirs:.2e}")
+    return f"error {ours:.2e}, stock {theirs:.2e}"
+
+
+def captured() -> Iterator[Finding]:
+    """A CUDA graph of a training step: no kernel may make the host wait, and replays give the same bits."""
+    yield _guarded("CUDA graph", "training step of a bottleneck", _capture)
+
+
+def _capture() -> str:
+    module, channels = _block("bottleneck, projection")
+    module = fuse(module).to("cuda", torch.bfloat16).to(memory_format=torch.channels_last)
+    x = torch.randn(8, channels, 28, 28, device="cuda", dtype=torch.bfloat16).to(
+        memory_format=torch.channels_last
+    )
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # compiles and measures what has to be, before the capture
+        eager = _step(module, x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        static = _step(module, x)
+    graph.replay()
+    torch.cuda.synchronize()
+    if not all(map(_same_bits, eager, static)):
+        raise AssertionError("a replay differs from the eager step")
+    return "replay equals eager bit for bit"
+
+
+def traced() -> Iterator[Finding]:
+    """torch.compile of a fused block."""
+    yield _guarded("torch.compile", "training step of a bottleneck, fullgraph", _trace)
+
+
+def _trace() -> str:
+    module, channels = _block("bottleneck, identity")
+    module = fuse(module).to("cuda", torch.bfloat16).to(memory_format=torch.channels_last)
+    x = torch.randn(8, channels, 28, 28, device="cuda", dtype=torch.bfloat16).to(
+        memory_format=torch.channels_last
+    )
+    error = _error(_step(torch.compile(module, fullgraph=True), x), _step(module, x))  # type: ignore[arg-type]
+    if not error <= 1e-3:
+        raise AssertionError(f"differs from eager by {error:.2e}")
+    return f"differs from eager by {error:.1e}"
+
+
+def sanitized() -> Iterator[Finding]:
+    """The brief parity checks under NVIDIA's memory and race checkers."""
+    tool = shutil.which("compute-sanitizer")
+    for kind in ("memcheck", "racecheck", "initcheck", "synccheck"):
+        if tool is None:
+            yield Finding("compute-sanitizer", kind, None, "compute-sanitizer is not on the PATH")
+            continue
+        checked = [tool, "--tool", kind, "--error-exitcode", "1", sys.executable, "-m", "fused_resnet"]
+        body = functools.partial(_run, [*checked, "selftest", "--brief"])
+        yield _guarded("compute-sanitizer", kind, body)
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(" | ".join((done.stdout + done.stderr).strip().splitlines()[-5:]))
+    return "no error"
+
+
+def benchmarks() -> Iterator[Finding]:
+    """The benchmark suite of a source checkout; its table goes into the report."""
+    if importlib.util.find_spec("benchmarks") is None:
+        why = "no `benchmarks` here: run from a source checkout"
+        yield Finding("benchmarks", "training and inference, bf16", None, why)
+        return
+    yield _guarded("benchmarks", "training and inference, bf16", _benchmark)
+
+
+def _benchmark() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "results.json"
+        options = ["--device", "cuda", "--dtype", "bf16", "--batch", "64", "--json", str(path)]
+        _run([sys.executable, "-m", "benchmarks", *options])
+        return path.read_text()
+
+
+# ---- without a GPU
+
+
+def _emulated(arch: int, problems: list[Problem]) -> Iterator[Finding]:
+    """The generated code for one architecture, executed on the CPU."""
+    from gpu_on_cpu import emulate
+
+    with emulate(arch, seed=1):
+        made = (*parity(problems, {"bf16": torch.bfloat16}, "cpu"), *blocks("cpu", BLOCKS[-1:], 5, 2))
+    for finding in made:
+        yield Finding(f"{finding.check}, code for sm_{arch} on the CPU", *list(vars(finding).values())[1:])
+
+
+def compiled() -> Iterator[Finding]:
+    """Registers, shared memory and instructions of a training step's kernels."""
+    from .kernel_table import ARCHITECTURES, kernels, training_step
+
+    for arch in ARCHITECTURES:
+        yield _guarded("compile gates", f"sm_{arch}", functools.partial(_gates, kernels, training_step, arch))
+
+
+def _gates(kernels: Any, training_step: Any, arch: int) -> str:
+    found = kernels(arch, training_step("resnet18", torch.bfloat16, batch=2, size=64))
+    if wrong := [f"{k.name} {k.variant}: {k.why_not}" for k in found if k.why_not]:
+        raise AssertionError("; ".join(wrong))
+    return f"{len(found)} kernels of ResNet-18's training step: no spills, within all limits"
+
+
+def unchecked() -> Iterator[Finding]:
+    """What only a GPU can show."""
+    why = "needs an NVIDIA GPU from sm_80"
+    for subject in (
+        "the machine code that ptxas makes, on hardware",
+        "every problem, dtype and configuration (`make verify` in a source checkout executes all their PTX)",
+        "CUDA graphs, torch.compile with real kernels",
+        "compute-sanitizer",
+        "speed",
+    ):
+        yield Finding("not checked", subject, None, why)
+
+
+def why_not_emulated() -> str | None:
+    """Why the generated code cannot be executed here, or None."""
+    for name in ("triton", "gpu_on_cpu", "torchvision"):
+        if importlib.util.find_spec(name) is None:
+            return f"{name} is not installed"
+    with contextlib.suppress(ImportError):
+        import gpu_on_cpu.triton  # noqa: F401
+
+        return None
+    return "gpu_on_cpu does not import"

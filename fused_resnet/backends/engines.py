@@ -1,0 +1,80 @@
+"""Which engine runs a convolution on a CUDA device: kernels of our own ("triton") or "library" (cuDNN).
+
+The planner chooses per fused unit and writes its choice into `assigned`; `select` reads it whenever one of
+the convolution's ops runs. A table, because ops run where no argument can tell: inside a compiled graph, in
+autograd's backward threads. It is keyed by what an op call knows, but for the sizes of the batch and the
+image, which a compiled graph may leave open; of units that have this in common the last one planned decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+OWN, LIBRARY = "triton", "library"
+COMPUTE_BOUND = 256  # input channels of a group, from which cuDNN's 3x3 convolutions are hard to beat
+
+
+class Convolution(NamedTuple):
+    """weight_size ``[K, C/groups, R, S]``; stride, padding and dilation as (height, width)."""
+
+    weight_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    dtype: torch.dtype
+
+
+assigned: dict[Convolution, str] = {}
+
+# Where each op has its weight (or the weight's size) and its stride; padding, dilation and groups follow.
+_POSITIONS = {
+    "conv_fprop": (1, 5),
+    "conv_fprop_stats": (1, 4),
+    "conv_dgrad": (1, 3),
+    "conv_dgrad_reduce": (1, 2),
+    "conv_wgrad": (4, 5),
+}
+
+
+def rule(conv: Convolution) -> str:
+    """The engine of a convolution that nobody measured."""
+    _, channels, *kernel = conv.weight_size
+    return LIBRARY if kernel != [1, 1] and channels >= COMPUTE_BOUND else OWN
+
+
+def engine_of(conv: Convolution) -> str:
+    """The engine that the planner chose, else the rule's."""
+    try:
+        return assigned.get(conv) or rule(conv)
+    except TypeError:  # sizes that a graph leaves open have no hash
+        return rule(conv)
+
+
+def engine_of_call(op: str, args: tuple) -> str:
+    """The engine of the convolution that `op` runs on `args`; other ops have kernels of our own."""
+    return next((LIBRARY for conv in _convolutions(op, args) if engine_of(conv) == LIBRARY), OWN)
+
+
+def _convolutions(op: str, args: tuple) -> tuple[Convolution, ...]:
+    dtype = args[0].dtype
+    if op == "conv_fprop_dual":
+        main, shortcut, stride = args[1], args[6], args[7]
+        return _unpadded(main.shape, (1, 1), dtype), _unpadded(shortcut.shape, stride, dtype)
+    if op == "conv_wgrad_masked":
+        return (_unpadded(args[5], args[6], dtype),)
+    if op not in _POSITIONS:
+        return ()
+    weight, stride = _POSITIONS[op]
+    size: Any = args[weight]
+    size = size.shape if isinstance(size, torch.Tensor) else size
+    steps, padding, dilation, groups = args[stride : stride + 4]
+    return (Convolution(tuple(size), tuple(steps), tuple(padding), tuple(dilation), groups, dtype),)
+
+
+def _unpadded(weight_size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> Convolution:
+    """An ungrouped convolution without padding and dilation."""
+    return Convolution(tuple(weight_size), tuple(stride), (0, 0), (1, 1), 1, dtype)

@@ -1,0 +1,80 @@
+"""Sizes and number formats that the host side of several kernels needs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+NHWC = torch.channels_last
+
+
+class Sizes(NamedTuple):
+    """A convolution: x ``[N, H, W, C]``, weight ``[K, R, S, C/groups]``, y ``[N, P, Q, K]``."""
+
+    n: int
+    h: int
+    w: int
+    c: int
+    p: int
+    q: int
+    k: int
+    r: int
+    s: int
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    @property
+    def rows(self) -> int:
+        return self.n * self.p * self.q
+
+    @property
+    def align(self) -> int:
+        """What divides a group's channels on both sides, up to the 16 that Triton looks for in sizes."""
+        return math.gcd(self.c // self.groups, self.k // self.groups, 16)
+
+    def arguments(self) -> dict[str, Any]:
+        """The kernels' names for all of it."""
+        return {
+            **dict(N=self.n, H=self.h, W=self.w, P=self.p, Q=self.q, C=self.c, K=self.k, GROUPS=self.groups),
+            **dict(R=self.r, S=self.s, STRIDE_H=self.stride[0], STRIDE_W=self.stride[1]),
+            **dict(PAD_H=self.padding[0], PAD_W=self.padding[1]),
+            **dict(DILATION_H=self.dilation[0], DILATION_W=self.dilation[1]),
+        }
+
+
+def sizes(x_size, weight_size, stride, padding, dilation, groups) -> Sizes:
+    """Of arguments that the op has checked."""
+    (n, c, h, w), (k, _, r, s) = x_size, weight_size
+    spans = zip((h, w), (r, s), stride, padding, dilation, strict=True)
+    p, q = ((size + 2 * pad - d * (kernel - 1) - 1) // step + 1 for size, kernel, step, pad, d in spans)
+    return Sizes(n, h, w, c, p, q, k, r, s, tuple(stride), tuple(padding), tuple(dilation), groups)
+
+
+def precision(t: Tensor) -> str:
+    """How tensor cores multiply: tf32 where torch allows it for convolutions; else full fp32 without them.
+
+    16-bit products are exact either way.
+    """
+    if t.dtype == torch.float32 and not torch.backends.cudnn.allow_tf32:
+        return "ieee"
+    return "tf32"
+
+
+def krsc(weight: Tensor) -> Tensor:
+    """The weight dense as ``[K, R, S, C/groups]`` in memory (a copy only where it is not)."""
+    return weight.contiguous(memory_format=NHWC)
+
+
+def activation(like: Tensor, n: int, c: int, h: int, w: int) -> Tensor:
+    """An uninitialised NHWC activation of this size."""
+    return torch.empty((n, c, h, w), dtype=like.dtype, device=like.device, memory_format=NHWC)
+
+
+def scratch(like: Tensor, *size: int) -> Tensor:
+    """Uninitialised fp32 values."""
+    return torch.empty(size, dtype=torch.float32, device=like.device)

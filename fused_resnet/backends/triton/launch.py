@@ -1,0 +1,51 @@
+"""One way to launch every kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+INT32_ELEMENTS = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How a kernel is cut up; subclasses add the kernel's block sizes, named as its constexprs.
+
+    Attributes:
+        num_warps: warps of 32 threads per program.
+        num_stages: of the software pipeline over a loop's loads.
+    """
+
+    num_warps: int = 4
+    num_stages: int = 1
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of the launch. Without contraction rounding is defined (`kernels/common.py`)."""
+        return {**dataclasses.asdict(self), "enable_fp_fusion": False}
+
+
+def launch(kernel: Any, grid: tuple[int, ...], config: Config, /, *tensors: Any, **arguments: Any) -> None:
+    """Start `kernel` on the current stream of its first tensor's device; it does not wait.
+
+    Args: grid: numbers of programs; tensors, arguments: the kernel's, in order and by name.
+    """
+    with _device(tensors[0]):
+        kernel[grid](*tensors, **arguments, **config.options)
+
+
+def _device(t: Tensor) -> contextlib.AbstractContextManager:
+    """Triton launches on the current device."""
+    return torch.cuda.device(t.device) if t.is_cuda else contextlib.nullcontext()
+
+
+def index_type(*tensors: Tensor | None) -> tl.dtype:
+    """Type of offsets that reaches every element of these tensors."""
+    wide = any(t is not None and t.numel() > INT32_ELEMENTS for t in tensors)
+    return tl.int64 if wide else tl.int32

@@ -1,0 +1,365 @@
+"""Which engine convolves: rules, measurements, and that every op runs where the plan says."""
+
+import contextlib
+import functools
+import importlib.util
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import fused_resnet
+from fused_resnet import backends, ops
+from fused_resnet.backends import engines, triton, tuning
+from fused_resnet.models.blocks import Bottleneck
+from fused_resnet.nn import FusedUnit, record
+from fused_resnet.planner import ConvShape, measure
+from tests import op_samples
+from tests.op_samples import NCHW, NHWC, SAMPLES, Make
+from tests.support import perturb
+from tests.tolerances import assert_close
+
+BF16, FP32, FP64 = torch.bfloat16, torch.float32, torch.float64
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+)
+needs_cuda_build = pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="torch without CUDA")
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch, tmp_path):
+    """No choices and winners but a test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tuning, "_winners", functools.cache(tuning._Winners))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(engines, "assigned", {})
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def calls():
+    """A list that receives (op, arguments, backend) of every op, but for those inside the library's."""
+    found, select = [], backends.select
+
+    def keep(op, args):
+        name, function = select(op, args)
+        found.append((op, args, name))
+        return name, function
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "select", keep)
+        yield found
+
+
+# ---- engines without values --------------------------------------------------------------------------------
+
+
+class Step:
+    """Forward and backward of a fused model on fake tensors that say they are on a GPU.
+
+    Attributes: calls: (op, arguments, backend) of every op; plans: (modules, plan) of every unit.
+    """
+
+    def __init__(self, make, size, dtype=BF16, layout=NHWC, **kwargs):
+        self.plans, outputs, call = [], [], FusedUnit.__call__
+
+        def record_unit(unit, x, modules, shapes, plan, spec):
+            self.plans.append((modules, shapes, plan))
+
+        def call_and_keep(unit, *args):
+            outputs.append(call(unit, *args))
+            return outputs[-1]
+
+        modes = FakeTensorMode(), record(record_unit), calls()
+        with pytest.MonkeyPatch.context() as patch, modes[0], modes[1], modes[2] as self.calls:
+            patch.setattr(FusedUnit, "__call__", call_and_keep)
+            with torch.device("cuda"), default_dtype(dtype):
+                fused_resnet.fuse(make(), **kwargs)(torch.empty(size).to(memory_format=layout))
+            with torch.no_grad():
+                for out in outputs:  # autograd's engine would ask for the device
+                    out.grad_fn._forward_cls.backward(out.grad_fn, torch.empty_like(out))
+
+    def backends(self):
+        """(op, (in channels, kernel) of its convolutions) -> backends; of other ops: op -> backends."""
+        found = {}
+        for op, args, name in self.calls:
+            convs = engines._convolutions(op, args)
+            key = (op, *((c.weight_size[1], c.weight_size[2]) for c in convs)) if convs else op
+            found.setdefault(key, set()).add(name)
+        return found
+
+
+def resnet50():
+    return fused_resnet.models.create("resnet50", fused=False)
+
+
+@needs_triton
+@needs_cuda_build
+@pytest.mark.parametrize("memory", ["speed", "balanced", "min"])
+def test_every_op_of_resnet50_has_its_engine(memory):
+    # in fp32: without a GPU the library's 16-bit convolutions give fake tensors in NCHW
+    step = Step(resnet50, (8, 3, 224, 224), FP32, memory=memory)
+    found = step.backends()
+    names = {op for op, _, _ in step.calls}
+    assert {"conv_fprop_stats", "conv_dgrad_reduce", "conv_wgrad", "bn_act_maxpool_bwd_reduce"} < names
+    assert {"gram", "folded_dgrad_reduce", "conv_fprop_dual"} < names or memory == "speed"
+    for key, backend in found.items():
+        convs = key[1:] if isinstance(key, tuple) else ()
+        compute_bound = any(kernel > 1 and channels >= 256 for channels, kernel in convs)
+        assert backend == {"library" if compute_bound else "triton"}, key
+    assert ("conv_wgrad", (512, 3)) in found and ("conv_wgrad", (128, 3)) in found
+    for _, shapes, plan in step.plans:
+        for shape, engine in zip(shapes, plan.engines, strict=True):
+            assert engine == engines.rule(shape.convolution(FP32))
+
+
+@needs_triton
+@needs_cuda_build
+def test_fake_results_are_laid_out_as_the_kernels_lay_them_out():
+    """Whatever the library would do."""
+    with FakeTensorMode(), torch.device("cuda"), calls() as found:
+        x = torch.empty(2, 16, 8, 8, dtype=BF16).to(memory_format=NHWC)
+        weight, geometry = torch.empty(8, 16, 3, 3, dtype=BF16), ([1, 1], [1, 1], [1, 1], 1)
+        y, _, _ = ops.conv_fprop_stats(x, weight, None, "identity", *geometry)
+        dw = ops.conv_wgrad(y, x, None, "identity", [8, 16, 3, 3], *geometry, None, None)
+    assert [name for _, _, name in found] == ["triton"] * 2
+    assert y.is_contiguous(memory_format=NHWC) and not y.is_contiguous() and dw.is_contiguous()
+
+
+@needs_triton
+@needs_cuda_build
+@pytest.mark.parametrize(("dtype", "layout"), [(FP64, NHWC), (BF16, NCHW)])
+def test_what_our_kernels_refuse_goes_to_the_library(dtype, layout):
+    step = Step(lambda: Bottleneck(64, 16), (2, 64, 8, 8), dtype, layout)
+    assert {p.engines for _, _, p in step.plans} == {("library",) * 3}
+    assert {name for op, _, name in step.calls if op.startswith("conv_")} == {"library"}
+    assert all(
+        args[3] is None for op, args, _ in step.calls if op == "conv_fprop"
+    )  # operands are written out
+
+
+@needs_cuda_build
+def test_without_triton_everything_goes_to_the_library(monkeypatch):
+    monkeypatch.setattr(triton, "_not_installed", lambda: "Triton is not installed")
+    step = Step(lambda: Bottleneck(64, 16), (2, 64, 8, 8))
+    assert {name for _, _, name in step.calls} == {"library", "reference"}
+    assert {p.engines for _, _, p in step.plans} == {("library",) * 3}
+
+
+@needs_triton
+@needs_cuda_build
+def test_a_measured_winner_is_obeyed(monkeypatch):
+    """The library for the 3x3 convolution, which has 16 channels: the rule would say otherwise."""
+    monkeypatch.setattr(tuning, "environment", lambda: "some GPU")
+    problems = []
+    original = measure.engine
+    monkeypatch.setattr(measure, "engine", lambda p, x: problems.append(p) or original(p, x))
+
+    def make():
+        return Bottleneck(64, 16)
+
+    assert {p.engines for _, _, p in Step(make, (2, 64, 8, 8), FP32).plans} == {("triton",) * 3}
+    (wanted,) = (p for p in problems if p.shape.kernel == (3, 3))
+    assert wanted.reads_raw and wanted.norm == "batch" and not wanted.fold
+    monkeypatch.setattr(tuning, "fastest", lambda candidates, run: candidates.index("library"))
+    assert original(wanted, torch.empty(0)) == "library"
+    monkeypatch.setattr(tuning, "fastest", lambda candidates, run: pytest.fail("measured"))
+    monkeypatch.setattr(tuning, "_winners", functools.cache(tuning._Winners))  # from disk
+
+    step = Step(make, (2, 64, 8, 8), FP32)
+    assert {p.engines for _, _, p in step.plans} == {("triton", "library", "triton")}
+    for key, names in step.backends().items():
+        assert names == {"library" if isinstance(key, tuple) and key[1][1] == 3 else "triton"}, key
+    written = [op for op, _, name in step.calls if name == "triton"]
+    assert written.count("bn_act") == 2  # the operand of the 3x3, in forward and in backward
+    assert written.count("bn_act_bwd_apply") == 1
+
+
+def test_explain_shows_the_engines():
+    explanation = fused_resnet.explain(fused_resnet.fuse(Bottleneck(16, 4)), torch.ones(2, 16, 4, 4))
+    assert explanation.runs[0].engines == ("library",) * 3
+    assert "triton" not in str(explanation)
+    explanation.runs[0] = replace(explanation.runs[0], engines=("triton", "library", "triton"))
+    assert str(explanation).count("triton") == 2
+
+
+# ---- the table ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", sorted(SAMPLES))
+def test_every_convolution_op_knows_its_convolution(op):
+    for args in SAMPLES[op](Make()):
+        convs = engines._convolutions(op, args)
+        assert len(convs) == (2 if op == "conv_fprop_dual" else int(op.startswith("conv_"))), op
+        for conv in convs:
+            assert engines.engine_of_call(op, args) == "triton"
+            engines.assigned[conv] = "library"
+            assert engines.engine_of_call(op, args) == "library"
+            engines.assigned.clear()
+
+
+def test_ops_of_one_convolution_agree():
+    conv = op_samples.Conv(groups=2, stride=(2, 1), dilation=(1, 2), padding=(0, 3))
+    found = {
+        c
+        for op in ("conv_fprop", "conv_fprop_stats", "conv_dgrad", "conv_dgrad_reduce", "conv_wgrad")
+        for args in SAMPLES[op](Make(), [conv])
+        for c in engines._convolutions(op, args)
+    }
+    shape = ConvShape(
+        conv.n, conv.x_size[2:], conv.y_size[2:], conv.c, conv.k, conv.kernel, conv.stride, conv.padding,
+        conv.dilation, conv.groups,
+    )  # fmt: skip
+    assert found == {shape.convolution(FP32)}
+
+
+# ---- measuring ---------------------------------------------------------------------------------------------
+
+
+def shape_of(kernel, stride):
+    p = kernel // 2
+    out = tuple((n + 2 * p - kernel) // stride + 1 for n in (5, 6))
+    return ConvShape(2, (5, 6), out, 4, 8, (kernel, kernel), (stride, stride), (p, p), (1, 1), 1)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("reads_raw", [False, True])
+@pytest.mark.parametrize(
+    ("norm", "fold"), [("batch", False), ("batch", True), ("frozen", False), ("none", False)]
+)
+def test_what_is_measured(norm, fold, reads_raw, stride, monkeypatch):
+    """Every op of the unit's training runs with either engine; the random numbers of others stay."""
+    monkeypatch.setattr(tuning, "environment", lambda: "some GPU")
+    problem = measure.Problem(shape_of(1 if fold else 3, stride), FP32, norm, fold, reads_raw)
+    ran = {}
+
+    def fastest(candidates, run):
+        for candidate in candidates:
+            with calls() as ran[candidate]:
+                run(candidate)
+        return 1
+
+    monkeypatch.setattr(tuning, "fastest", fastest)
+    state = torch.get_rng_state()
+    if fold and reads_raw and stride == 2:
+        pytest.skip("no strided convolution folds behind a stored one")
+    assert measure.engine(problem, torch.empty(0)) == "library"
+    assert torch.equal(torch.get_rng_state(), state)
+    assert set(ran) == {"triton", "library"}
+    for candidate, found in ran.items():
+        names = [op for op, _, _ in found]
+        assert "conv_wgrad" in names and any("dgrad" in n for n in names)
+        assert names.count("bn_act") == (2 if reads_raw and candidate == "library" else 0)
+
+
+def test_no_room_to_measure(monkeypatch):
+    def fastest(candidates, run):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(tuning, "environment", lambda: "some GPU")
+    monkeypatch.setattr(tuning, "fastest", fastest)
+    problem = measure.Problem(shape_of(3, 1), FP32, "batch", False, True)
+    assert measure.engine(problem, torch.empty(0)) == "triton"
+
+
+# ---- the Triton backend ------------------------------------------------------------------------------------
+
+
+def test_it_has_every_op():
+    assert set(triton.OPS) == set(ops.__all__)
+    assert set(triton._ACTIVATIONS) | set(triton._VECTORS) == set(triton.OPS)
+
+
+@no_gpu
+def test_unavailable_says_why():
+    why = r"backend 'triton' is unavailable: Triton (is not installed|finds no GPU)"
+    with pytest.raises(RuntimeError, match=why), backends.use_backend("triton"):
+        pass
+
+
+@needs_triton
+@needs_cuda_build
+def test_refuses():
+    def bn_act(y, norm=None):
+        return triton.refuses(
+            "bn_act", (y, torch.empty(4, 8, device="cuda") if norm is None else norm, "relu")
+        )
+
+    with FakeTensorMode(), torch.device("cuda"):
+        y = torch.empty(2, 8, 3, 5).to(memory_format=NHWC)
+        for dtype in (FP32, BF16, torch.float16):
+            assert bn_act(y.to(dtype)) is None
+        wide = torch.empty(8, 4).t()
+        assert "dtype" in bn_act(y.double()) and "no contiguous" in bn_act(y, wide)
+        assert "no elements" in bn_act(y[:0])
+        assert "not dense" in bn_act(y.contiguous()) and "not dense" in bn_act(y[:, ::2])
+        for ambiguous in (y[:, :, :1, :1].contiguous(memory_format=NHWC), y[:, :1].contiguous()):
+            assert "ambiguous" in bn_act(ambiguous)
+        if not torch.cuda.is_available():
+            assert "device" in bn_act(y.to("cpu"))
+        vector = torch.empty(8)
+        assert triton.refuses("bn_finalize", (vector, vector, vector.bfloat16(), None, 1e-5)) is None
+        assert "dtype" in triton.refuses("bn_finalize", (vector.double(),) * 4)
+        running = vector.bfloat16(), vector.bfloat16(), vector, vector, 0.1, 1.0
+        assert triton.refuses("bn_update_running", running) is None
+
+
+@needs_cuda_build
+def test_refuses_old_gpus(monkeypatch):
+    monkeypatch.setattr(triton, "_too_old", triton._too_old.__wrapped__)
+    monkeypatch.setattr(triton, "_not_installed", lambda: None)
+    monkeypatch.setattr(triton, "launches_on", lambda device_type: device_type == "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for capability, refused in (((7, 5), True), ((8, 0), False), ((12, 0), False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index, c=capability: c)
+        why = triton.unsuited(torch.device("cuda:0"), BF16)
+        assert why == ("a GPU of compute capability 7.5, below 8.0" if refused else None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(triton, "launches_on", lambda device_type: device_type == "cpu")
+    assert "does not launch there" in triton.unsuited(torch.device("cuda:0"), BF16)
+
+
+def training_step(model, x):
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    model.zero_grad()
+    out = model(x)
+    out.square().sum().backward()
+    return {"out": out.detach(), "x": x.grad} | {n: p.grad for n, p in model.named_parameters()}
+
+
+@pytest.mark.slow
+@needs_triton
+def test_a_driver_that_executes_on_the_cpu(monkeypatch):
+    """A fused block, forward and backward, on every kernel that it takes; also traced by torch.compile."""
+    gpu_on_cpu = pytest.importorskip("gpu_on_cpu")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # so that rounding moves nothing across 0
+    downsample = nn.Sequential(nn.Conv2d(16, 32, 1, 1, bias=False), nn.BatchNorm2d(32))
+    model = fused_resnet.fuse(perturb(Bottleneck(16, 8, 1, downsample)).to(memory_format=NHWC))
+    x = torch.randn(2, 16, 6, 5).to(memory_format=NHWC)
+    want, names, plans = training_step(model, x), [], []
+    observe = backends.observe(lambda op, name: names.append((op, name)))
+    with gpu_on_cpu.emulate(90, seed=1), backends.use_backend("triton"), observe:
+        with record(lambda *args: plans.append(args[4])):
+            got = training_step(model, x)
+        compiled = training_step(torch.compile(model, backend="aot_eager", fullgraph=True), x)
+    assert {name for _, name in names} == {"triton"}
+    assert {p.engines for p in plans} == {("triton",) * 4}
+    assert all(b._version > 0 for n, b in model.named_buffers() if "running" in n)  # autograd saw the writes
+    assert {"conv_fprop_dual", "gram", "conv_dgrad_reduce", "folded_dgrad_reduce"} < {op for op, _ in names}
+    for name, value in want.items():
+        assert_close(got[name], value, what=name)
+    for (name, value), other in itertools.zip_longest(got.items(), compiled.values()):
+        assert_close(other, value, what=name)
