@@ -1,0 +1,84 @@
+"""The code that Triton generates for each architecture, executed on the CPU, against the truth."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from .support import ARCHS, FORMATS, REPRESENTATIVES, assert_right, assert_same_bits, run  # isort: skip
+
+from gpu_on_cpu import emulate
+
+from fused_resnet.analysis.kernel_problems import PROBLEMS, Configuration, Make, every_configuration
+
+SEEDS = 0, 1, 2  # schedules of the threads
+
+
+class Case(NamedTuple):
+    problem: str
+    format: str
+    arch: int
+    every: bool  # configuration, or just the first
+
+    def __str__(self):
+        return f"{self.problem}-{self.format}-sm_{self.arch}"
+
+
+def everything():
+    return [Case(*c, True) for c in itertools.product(PROBLEMS, FORMATS, ARCHS)]
+
+
+def selected():
+    """bf16 everywhere, configurations beyond the first on one architecture; a few in other formats on one."""
+    cases = []
+    for i, name in enumerate(PROBLEMS):
+        one = ARCHS[i % len(ARCHS)]
+        cases += [Case(name, "bf16", arch, arch == one) for arch in ARCHS]
+        if name in REPRESENTATIVES:
+            cases += [Case(name, f, one, False) for f in FORMATS if f != "bf16"]
+    return cases
+
+
+def pytest_generate_tests(metafunc):
+    if "case" in metafunc.fixturenames:
+        cases = everything() if metafunc.config.getoption("--all-dtypes") else selected()
+        metafunc.parametrize("case", cases, ids=str)
+
+
+def execute(configuration: Configuration, arch: int) -> tuple[torch.Tensor, ...]:
+    """The results, bitwise the same in every schedule, and nothing left to which lane of a warp is first."""
+    first = None
+    for seed in SEEDS:
+        with emulate(arch, seed) as records:
+            results = run(configuration)
+        assert not any(record.launch.collisions for record in records), configuration
+        first = results if first is None else first
+        assert_same_bits(results, first, f"seed {seed}")
+    return first
+
+
+def test_problem(case):
+    problem, make = PROBLEMS[case.problem], Make(FORMATS[case.format].use(), seed=1)
+    for args in problem.arguments(make):
+        for configuration in every_configuration(problem, args):
+            assert_right(configuration, execute(configuration, case.arch))
+            if not case.every:
+                break
+
+
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_nan_propagates(name):
+    """A NaN in any one of the tensors goes where it goes in torch, and nowhere else."""
+    problem, make = PROBLEMS[name], Make(torch.bfloat16, seed=2)
+    args = problem.arguments(make)[-1]
+    for i, t in enumerate(args):
+        if isinstance(t, torch.Tensor) and t.dim() == 4 and t.is_floating_point():
+            planted = t.clone()
+            planted[t.shape[0] // 2, t.shape[1] // 2, t.shape[2] // 2, t.shape[3] // 2] = torch.nan
+            configuration = Configuration(problem, (*args[:i], planted, *args[i + 1 :]), 0)
+            with emulate(80):
+                results = run(configuration)
+            assert_right(configuration, results)
