@@ -83,7 +83,7 @@ def _kernel(record: Any, seconds: float) -> Kernel:
     r = record.resources()
     wide = sum(n for name, n in r.instructions.items() if _is_global(name) and ".128" in name)
     accesses = sum(n for name, n in r.instructions.items() if _is_global(name))
-    made = Kernel(
+    return Kernel(
         record.arch,
         record.name,
         _variant(record.constexprs, record.metadata.num_stages),
@@ -91,32 +91,32 @@ def _kernel(record: Any, seconds: float) -> Kernel:
         r.registers,
         r.spills,
         r.shared,
-        r.occupancy if r.blocks_per_sm else 0.0,
+        r.occupancy,
         r.tensor_core,
         wide,
         accesses,
         seconds,
-        "",
+        why_not(record, r),
     )
-    return _with_gates(made, r.fits, record.constexprs)
 
 
 def _is_global(instruction: str) -> bool:
     return instruction.startswith(("LDG", "STG", "LDGSTS"))
 
 
-def _with_gates(kernel: Kernel, fits: bool, constexprs: dict[str, Any]) -> Kernel:
-    """`kernel` with what is wrong with it: a gate that CI holds shut."""
+def why_not(record: Any, resources: Any) -> str:
+    """What keeps a compiled kernel from running, or running well, on its architecture; "" if nothing does."""
     wrong = []
-    if kernel.spills:
-        wrong.append(f"{kernel.spills} spills")
-    if not fits:
-        wrong.append(f"{kernel.shared} bytes of shared memory")
-    if not kernel.occupancy:
+    if resources.spills:
+        wrong.append(f"{resources.spills} spills")
+    if not resources.fits:
+        wrong.append(f"{resources.shared} bytes of shared memory")
+    if not resources.blocks_per_sm:
         wrong.append("no block fits a multiprocessor")
-    if kernel.name in GEMMS and constexprs.get("PRECISION") != "ieee" and not kernel.tensor_core:
+    exact = record.constexprs.get("PRECISION") == "ieee"
+    if record.name in GEMMS and not exact and not resources.tensor_core:
         wrong.append("no tensor-core instruction")
-    return Kernel(**{**vars(kernel), "why_not": ", ".join(wrong)})
+    return ", ".join(wrong)
 
 
 def _variant(constexprs: dict[str, Any], stages: int) -> str:

@@ -10,7 +10,7 @@ statistics and partial sums too.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -129,9 +129,10 @@ def kernel_bytes(model: nn.Module, x: Tensor) -> StepBytes:
     operators = _Operators(lambda name, n: found.add(direction, name, n), lambda t: True)
     with emulate(execute=False), interpreting() as launches, use_backend("triton"), operators:
         for coming in training_step(model, x):
-            _take(launches, found, direction)
+            take(((launch.name, launch.traffic) for launch in launches), found, direction)
+            launches.clear()
             direction = coming
-        _take(launches, found, direction)
+        take(((launch.name, launch.traffic) for launch in launches), found, direction)
     return found
 
 
@@ -140,7 +141,7 @@ def compare(stock: nn.Module, x: Tensor) -> tuple[StepBytes, StepBytes]:
     return eager_bytes(copy.deepcopy(stock).to("meta"), x.to("meta")), kernel_bytes(fuse(stock), x)
 
 
-def _take(launches: list[Any], found: StepBytes, direction: str) -> None:
-    for launch in launches:
-        found.add(direction, launch.name, launch.traffic.total().unique_sectors)
-    launches.clear()
+def take(launches: Iterable[tuple[str, Any]], found: StepBytes, direction: str) -> None:
+    """Add what kernels moved: pairs of a name and gpu_on_cpu's Traffic."""
+    for name, traffic in launches:
+        found.add(direction, name, traffic.total().unique_sectors)

@@ -63,7 +63,7 @@ REPRESENTATIVES = (
 
 def bits(t: torch.Tensor) -> torch.Tensor:
     """In the order of memory, so that NaNs can be compared."""
-    return torch.empty(0, dtype=torch.uint8).set_(t.untyped_storage())
+    return torch.empty(0, dtype=torch.uint8).set_(t.clone().untyped_storage())  # a view: its part alone
 
 
 def assert_same_bits(got, want, what=""):

@@ -12,7 +12,7 @@ from gpu_on_cpu.triton import interpreting
 
 from fused_resnet.analysis.kernel_problems import BUILDERS, Configuration, Conv, Make, Problem, Window
 
-BUDGET = 5e5  # multiply-adds of a problem: a fraction of a second
+BUDGET = 3e5  # multiply-adds of a problem, to stay below a second or two
 
 channels = st.one_of(st.integers(1, 100), st.sampled_from([128, 256, 300, 512, 1000, 1024, 2047, 2048]))
 spans = st.integers(1, 13)
@@ -23,13 +23,17 @@ flags = st.booleans()
 
 
 @st.composite
-def convolutions(draw, pointwise=False, strides=(1, 2), grouped=True):
-    """Sizes of at most BUDGET: many channels come with few pixels."""
+def convolutions(draw, pointwise=False, square=False, strides=(1, 2)):
+    """Sizes of at most BUDGET: many channels come with few pixels. square: an operand is [C, C]."""
     kernel = 1 if pointwise else draw(st.sampled_from([1, 3, 7]))
-    groups = draw(st.sampled_from([1, 1, 32])) if grouped and not pointwise else 1
     c, k = (draw(channels) for _ in range(2))
+    groups = 1 if pointwise or kernel == 7 else draw(st.sampled_from([1, 1, 32]))
     if groups > 1:
-        c, k = (groups * (1 + size % 5) for size in (c, k))
+        c, k = (groups * (1 + size % 3) for size in (c, k))
+    elif kernel == 7:
+        c, k = 1 + c % 20, 1 + k % 100
+    elif square or kernel == 3:
+        c = 1 + c % 300
     padding, stride = kernel // 2, draw(st.sampled_from(strides))
     dilation = draw(st.sampled_from([1, 2])) if kernel == 3 else 1
     conv = Conv(
@@ -39,8 +43,12 @@ def convolutions(draw, pointwise=False, strides=(1, 2), grouped=True):
     )
     n, k, p, q = conv.y_size
     assume(p > 0 and q > 0)
-    work = math.prod(conv.weight_size) * n * p * q
-    return conv if work <= BUDGET else conv._replace(n=1, h=kernel, w=kernel)
+    per_filter = math.prod(conv.weight_size[1:])
+    if k * per_filter * n * p * q <= BUDGET:
+        return conv
+    fewer = groups * max(1, min(k, int(BUDGET / 4 / per_filter)) // groups)
+    side = max(2, dilation * (kernel - 1) + 1 - 2 * padding)
+    return conv._replace(n=1, h=side, w=side, k=fewer)
 
 
 @st.composite
@@ -65,6 +73,7 @@ def pooled(draw):
 
 
 pointwise = convolutions(pointwise=True)
+square = convolutions(pointwise=True, square=True)
 epilogues = st.sets(st.sampled_from(["bias", "norm", "residual"])).map(" ".join)
 sources = st.sampled_from(["y", "out", "y out", "out dual", "y out dual"])
 
@@ -76,9 +85,10 @@ VARIANTS = {
     "conv_dgrad": dict(s=convolutions(), gradient=gradients, residual=flags),
     "conv_dgrad_reduce": dict(s=convolutions(), gradient=gradients, act=acts),
     "conv_wgrad": dict(s=convolutions(), prologue=prologues, gradient=gradients),
-    "gram": dict(s=pointwise, prologue=prologues),
-    "folded_dgrad": dict(s=pointwise, prologue=prologues, residual=flags),
-    "folded_dgrad_reduce": dict(s=convolutions(pointwise=True, strides=(1,)), act=acts),
+    "conv_wgrad_masked": dict(s=pointwise, prologue=prologues),
+    "gram": dict(s=square, prologue=prologues),
+    "folded_dgrad": dict(s=square, prologue=prologues, residual=flags),
+    "folded_dgrad_reduce": dict(s=convolutions(pointwise=True, square=True, strides=(1,)), act=acts),
     "bn_stats": dict(size=activations(), offset=st.sampled_from([0.0, 30.0])),
     "bn_finalize": dict(channels=channels, affine=flags),
     "bn_update_running": dict(channels=channels, momentum=st.sampled_from([0.0, 0.1, 0.5, 1.0])),

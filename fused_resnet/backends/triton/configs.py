@@ -7,7 +7,7 @@ All of them fit 99 KiB of shared memory, the least of any architecture from sm_8
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,8 +26,16 @@ def power_of_2(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
+class Product(Config):
+    """Of kernels on tensor cores: ptxas may use all registers, instead of spilling a few for occupancy."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {**super().options, "maxnreg": 255}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gemm(Config):
+class Gemm(Product):
     """Tiles of a product [M, K]·[K, N]; GROUP_M tiles of rows run side by side."""
 
     BLOCK_M: int
@@ -49,10 +57,12 @@ _GATHER_GROUPED = Gemm(BLOCK_M=128, BLOCK_N=16, BLOCK_K=16, num_warps=4, num_sta
 _EXACT = Gemm(BLOCK_M=32, BLOCK_N=32, BLOCK_K=16, num_warps=4, num_stages=2)
 
 
-def gemm(rows: int, columns: int, wide: bool, dtype: torch.dtype, precision: str) -> tuple[Gemm, ...]:
+def gemm(
+    rows: int, columns: int, wide: bool, dtype: torch.dtype, precision: str, reads: int = 1
+) -> tuple[Gemm, ...]:
     """Candidates for a product of `rows` x `columns` results (of one group).
 
-    Args: wide: both operands are read in 16 bytes at a time.
+    Args: wide: both operands are read in 16 bytes at a time; reads: tensors that the left one is made of.
     """
     found: tuple[Gemm, ...]
     if columns <= 16:
@@ -65,6 +75,8 @@ def gemm(rows: int, columns: int, wide: bool, dtype: torch.dtype, precision: str
         found = (_NARROW, _SMALL)
     else:
         found = (_LARGE, _NARROW)
+    if reads > 1:
+        found = tuple(dataclasses.replace(c, BLOCK_K=max(16, c.BLOCK_K // reads)) for c in found)
     return _for_dtype(found, dtype, precision)
 
 
@@ -107,7 +119,7 @@ def _sums_for_dtype(found: tuple, exact: Config, dtype: torch.dtype, precision: 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Wgrad(Config):
+class Wgrad(Product):
     """Tiles of results [K, columns], each summed over blocks of BLOCK_M rows."""
 
     BLOCK_M: int
@@ -222,7 +234,7 @@ def windows(channels: int) -> tuple[Tile, ...]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gram(Config):
+class Gram(Product):
     """Tiles of moments [BLOCK_C, BLOCK_C], each summed over blocks of BLOCK_M rows."""
 
     BLOCK_M: int

@@ -17,8 +17,9 @@ def lattice_tiles(s: Sizes, block: int) -> int:
     return configs.cdiv(s.n * configs.cdiv(s.h, s.stride[0]) * configs.cdiv(s.w, s.stride[1]), block)
 
 
-def _candidates(s: Sizes, g):
-    return configs.gemm(s.n * s.h * s.w, s.c // s.groups, s.align == 16, g.dtype, precision(g))
+def _candidates(s: Sizes, g, y):
+    rows, columns, reads = s.n * s.h * s.w, s.c // s.groups, 1 if y is None else 2
+    return configs.gemm(rows, columns, s.align == 16, g.dtype, precision(g), reads)
 
 
 def _launch(config, s: Sizes, g, y, dnorm, weight, out, residual, x, x_norm, sums, x_act):
@@ -48,7 +49,7 @@ def conv_dgrad(g, weight, input_size, stride, padding, dilation, groups, y, dnor
         return dx
 
     given = tuple(t is not None for t in (y, dnorm, residual))
-    return tuned(("conv_dgrad", s, g.dtype, *given), _candidates(s, g), run)
+    return tuned(("conv_dgrad", s, g.dtype, *given), _candidates(s, g, y), run)
 
 
 def conv_dgrad_reduce(g, weight, stride, padding, dilation, groups, y, dnorm, x, x_norm, x_act):
@@ -62,4 +63,4 @@ def conv_dgrad_reduce(g, weight, stride, padding, dilation, groups, y, dnorm, x,
         return dx, merge_sums(sums)
 
     given = tuple(t is not None for t in (y, dnorm))
-    return tuned(("conv_dgrad_reduce", s, g.dtype, *given), _candidates(s, g), run)
+    return tuned(("conv_dgrad_reduce", s, g.dtype, *given), _candidates(s, g, y), run)

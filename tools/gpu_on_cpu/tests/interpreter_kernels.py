@@ -310,3 +310,11 @@ def add_bias(x_ptr, bias_ptr, y_ptr, n: tl.int64, BLOCK: tl.constexpr):
     if bias_ptr is not None:
         y += tl.load(bias_ptr + i, mask=i < n)
     tl.store(y_ptr + i, y, mask=i < n)
+
+
+@triton.jit
+def store_by_even_programs(y_ptr, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    inside = (i < n)[:, None] & (i < n)[None, :]
+    even = tl.program_id(0) % 2
+    tl.store(y_ptr + i[:, None] * n + i[None, :], 1.0, mask=inside & (even == 0))

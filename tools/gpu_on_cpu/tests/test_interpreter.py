@@ -269,6 +269,11 @@ class TestKernels:
         interpret(kernels.loops, [y, wide, wide + 5], (1,), DTYPE=dtype)
         assert y.tolist() == [sum(range(wide, wide + 5)), 2 + 4, 0 + 1 + 2, 3 + 2]
 
+    def test_a_scalar_in_a_mask(self):
+        y = torch.zeros(9, 9)
+        interpret(kernels.store_by_even_programs, (y, 9), (2,), BLOCK=16)
+        assert torch.equal(y, torch.ones(9, 9))
+
     def test_launch_options_have_no_effect(self):
         x, y = rand(8), torch.zeros(8)
         interpret(kernels.copy, [x, y, 8], (1,), BLOCK=8, num_warps=4, num_stages=2)

@@ -245,8 +245,9 @@ class Builder(stock.InterpreterBuilder):
 
 
 def _active(mask: TensorHandle | np.ndarray, ptrs: TensorHandle) -> np.ndarray:
-    """Booleans of the pointers' shape. Tensor descriptors pass a bare array."""
-    return np.broadcast_to(mask if isinstance(mask, np.ndarray) else mask.data, ptrs.data.shape)
+    """Booleans of the pointers' shape. Tensor descriptors pass a bare array, a scalar's comparison makes integers."""
+    data = mask if isinstance(mask, np.ndarray) else mask.data
+    return np.broadcast_to(data.astype(np.bool_, copy=False), ptrs.data.shape)
 
 
 def _addresses(ptrs: TensorHandle, active: np.ndarray) -> np.ndarray:
