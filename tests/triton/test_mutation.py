@@ -8,8 +8,10 @@ from fused_resnet.analysis.mutation import SUBJECTS, mutate
 
 COUNT = 3  # of each kernel; `python -m fused_resnet.analysis mutation` tries more, on every architecture
 
-# What changes nothing that can be seen, with the reason: (kernel, architecture, breakage).
-HARMLESS: dict[tuple[str, int, str], str] = {}
+# (problem, architecture, breakage) that changes nothing, with the reason.
+HARMLESS = {
+    ("conv_fprop_dual-stride2", 100, "drop bar.sync"): "another bar.sync follows at once",
+}
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject[0])
@@ -18,5 +20,5 @@ def test_breakages_are_noticed(subject):
     verdicts = list(mutate(subject, arch, COUNT))
     assert len(verdicts) >= COUNT
     for v in verdicts:
-        known = (v.kernel, arch, v.breakage.kind) in HARMLESS
+        known = (v.problem, arch, v.breakage.kind) in HARMLESS
         assert v.noticed or known, f"{v.breakage.kind}: {v.breakage.before} -> {v.breakage.after}"
