@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .support import ARCHS  # isort: skip
 
@@ -110,3 +111,29 @@ def test_training_step_repeats(arch):
             out = block(x)
             results.append((out, *torch.autograd.grad(out.float().square().sum(), (x, *block.parameters()))))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+class Waits(TorchDispatchMode):
+    """Notes operators that make the host wait for the device: a CUDA graph cannot capture them."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in self.NAMES:
+            self.found.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("make", [basic, bottleneck])
+def test_the_host_never_waits(make):
+    block = fused_resnet.fuse(make("projection")).to(torch.bfloat16).to(memory_format=NHWC)
+    channels = block.conv1.in_channels
+    x = torch.randn(3, channels, 11, 10).to(torch.bfloat16).contiguous(memory_format=NHWC).requires_grad_()
+    with gpu_on_cpu.emulate(90, execute=False), use_backend("triton"), Waits() as waits:
+        out = block(x)
+        torch.autograd.grad(out, (x, *block.parameters()), torch.ones_like(out))
+    assert not waits.found
