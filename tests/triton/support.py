@@ -41,14 +41,17 @@ FORMATS = {
     "fp32": Format(torch.float32, tf32=False),
 }
 
-# One problem of every family of kernels.
+# Of every family of kernels one problem or two, so that all tiles are among them.
 REPRESENTATIVES = (
+    "conv_fprop-1x1-tail",
     "conv_fprop-1x1-odd",
     "conv_fprop-stem",
     "conv_fprop_stats-3x3",
     "conv_dgrad-3x3-stride2",
     "conv_dgrad_reduce-1x1",
     "conv_wgrad-3x3",
+    "conv_wgrad-1x1-wide",
+    "conv_wgrad_masked-1x1",
     "gram-relu",
     "folded_dgrad-stride2-residual-odd",
     "conv_fprop_dual-relu",
