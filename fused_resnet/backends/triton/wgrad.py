@@ -50,14 +50,12 @@ def _wgrad(g, x, x_norm, x_act, s: Sizes, y, dnorm, out):
         tiles = filters * configs.cdiv(columns, config.BLOCK_C) * times
         splits, steps = configs.split(s.rows, config.BLOCK_M, tiles * s.groups)
         parts = scratch(g, splits, s.k, s.r * s.s, s.c // s.groups)
-        masked_g = None if out is None else torch.empty_like(g)
-        sums = scratch(g, splits, 1, s.k)
+        masked_g, sums = (None, None) if out is None else (torch.empty_like(g), scratch(g, splits, 1, s.k))
         launch(
             kernel,
             (tiles, splits, s.groups),
             config,
-            *(g, x, y if dnorm is not None else None, dnorm, x_norm, parts, out, masked_g),
-            sums=None if out is None else sums,
+            *(g, x, y if dnorm is not None else None, dnorm, x_norm, parts, out, masked_g, sums),
             **s.arguments(),
             SPLIT_STEPS=steps,
             X_RELU=x_act == "relu",
@@ -67,7 +65,7 @@ def _wgrad(g, x, x_norm, x_act, s: Sizes, y, dnorm, out):
             INDEX=index_type(g, x, parts),
         )
         dw = _sum(parts, s)
-        return dw if out is None else (masked_g, merge_sums(sums), dw)
+        return dw if sums is None else (masked_g, merge_sums(sums), dw)
 
     given = tuple(t is not None for t in (x_norm, y, dnorm, out))
     wide = not _flat(s) and s.align == 16
