@@ -106,10 +106,14 @@ def mutation(
     for subject in SUBJECTS:
         for architecture in _architectures(arch) if only in subject[0] else ():
             verdicts = list(mutate(subject, architecture, count))
-            ours = sum(v.noticed for v in verdicts)
-            noticed, tried = noticed + ours, tried + len(verdicts)
-            console.print(f"{subject[0]}, {subject[1]}, sm_{architecture}: {ours} of {len(verdicts)} noticed")
-            for v in verdicts:
+            counted = [v for v in verdicts if not v.harmless]
+            ours = sum(v.noticed for v in counted)
+            noticed, tried = noticed + ours, tried + len(counted)
+            console.print(
+                f"{subject[0]}, {subject[1]}, sm_{architecture}: {ours} of {len(counted)} noticed; "
+                f"{len(verdicts) - len(counted)} dropped barriers order nothing"
+            )
+            for v in counted:
                 if not v.noticed:
                     b = v.breakage
                     console.print(f"  survived: line {b.line}, {b.kind}\n    {b.before}\n    {b.after}")

@@ -44,6 +44,16 @@ class Verdict:
     noticed: bool
     how: str
 
+    @property
+    def harmless(self) -> bool:
+        """A barrier was dropped and nobody noticed: it orders nothing on any path that ran.
+
+        The race detector computes by vector clocks what is ordered, whatever the schedule happened to be. So
+        without this barrier every access is ordered by others; where Triton normalises operands, for one, each
+        thread reads from shared memory what it copied there itself.
+        """
+        return not self.noticed and self.breakage.kind == "drop bar.sync"
+
 
 def mutate(subject: tuple[str, str], arch: int, count: int, choice: int = 0) -> Iterator[Verdict]:
     """Verdicts on `count` breakages of one kernel.

@@ -8,17 +8,12 @@ from fused_resnet.analysis.mutation import SUBJECTS, mutate
 
 COUNT = 3  # of each kernel; `python -m fused_resnet.analysis mutation` tries more, on every architecture
 
-# (problem, architecture, breakage) that changes nothing, with the reason.
-HARMLESS = {
-    ("conv_fprop_dual-stride2", 100, "drop bar.sync"): "another bar.sync follows at once",
-}
-
-
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject[0])
 def test_breakages_are_noticed(subject):
     arch = ARCHS[SUBJECTS.index(subject) % len(ARCHS)]
     verdicts = list(mutate(subject, arch, COUNT))
     assert len(verdicts) >= COUNT
     for v in verdicts:
-        known = (v.problem, arch, v.breakage.kind) in HARMLESS
-        assert v.noticed or known, f"{v.breakage.kind}: {v.breakage.before} -> {v.breakage.after}"
+        broken = f"{v.breakage.kind}: {v.breakage.before} -> {v.breakage.after}"
+        assert v.noticed or v.harmless, broken
+    assert sum(v.noticed for v in verdicts) >= 2
