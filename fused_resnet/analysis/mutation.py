@@ -48,9 +48,9 @@ class Verdict:
     def harmless(self) -> bool:
         """A barrier was dropped and nobody noticed: it orders nothing on any path that ran.
 
-        The race detector computes by vector clocks what is ordered, whatever the schedule happened to be. So
-        without this barrier every access is ordered by others; where Triton normalises operands, for one, each
-        thread reads from shared memory what it copied there itself.
+        The race detector computes by vector clocks what is ordered, whatever the schedule happened to be:
+        without this barrier every access is ordered by others. Where Triton normalises operands, for one,
+        each thread reads from shared memory what it copied there itself.
         """
         return not self.noticed and self.breakage.kind == "drop bar.sync"
 

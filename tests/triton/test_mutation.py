@@ -8,6 +8,7 @@ from fused_resnet.analysis.mutation import SUBJECTS, mutate
 
 COUNT = 3  # of each kernel; `python -m fused_resnet.analysis mutation` tries more, on every architecture
 
+
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject[0])
 def test_breakages_are_noticed(subject):
     arch = ARCHS[SUBJECTS.index(subject) % len(ARCHS)]
