@@ -23,7 +23,7 @@ def test_sm_120(family):
     assert found
     assert not [f"{k.name} {k.variant}: {k.why_not}" for k in found if k.why_not]
     assert all(k.tensor_core for k in found if k.name in GEMMS)
-    assert all(0 < k.registers <= 255 and k.seconds > 0 for k in found)
+    assert all(0 < k.registers <= 255 for k in found)
 
 
 @pytest.mark.parametrize("name", ALIGNED)
