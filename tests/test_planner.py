@@ -135,8 +135,12 @@ def test_fake_results_are_laid_out_as_the_kernels_lay_them_out():
         weight, geometry = torch.empty(8, 16, 3, 3, dtype=BF16), ([1, 1], [1, 1], [1, 1], 1)
         y, _, _ = ops.conv_fprop_stats(x, weight, None, "identity", *geometry)
         dw = ops.conv_wgrad(y, x, None, "identity", [8, 16, 3, 3], *geometry, None, None)
-    assert [name for _, _, name in found] == ["triton"] * 2
-    assert y.is_contiguous(memory_format=NHWC) and not y.is_contiguous() and dw.is_contiguous()
+        out = torch.empty(2, 8, 6, 6, dtype=BF16).to(memory_format=NHWC)
+        g, _, p = ops.conv_wgrad_masked(out, out, x, None, "identity", [8, 16, 3, 3], [1, 1])
+    assert [name for _, _, name in found] == ["triton"] * 3
+    for t in (y, g):
+        assert t.is_contiguous(memory_format=NHWC) and not t.is_contiguous()
+    assert dw.is_contiguous() and p.is_contiguous()
 
 
 @needs_triton

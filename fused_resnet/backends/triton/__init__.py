@@ -33,6 +33,8 @@ _MODULES = {
     "folded": ("folded_dgrad", "folded_dgrad_reduce", "conv_fprop_dual"),
 }
 _WRITTEN = {"bn_update_running": (0, 1)}
+# Which result is a weight's gradient, dense in the default layout.
+_WEIGHT_GRADIENTS = {"conv_wgrad": 0, "conv_wgrad_masked": 2}
 # Which arguments of an op are activations, and which vectors (or rows of vectors) of its channels.
 _ACTIVATIONS = {
     "bn_stats": (0,),
@@ -185,7 +187,11 @@ def laid_out(op: str, result: Any) -> Any:
     ATen's convolutions follow the library that takes them, which is not always one for channels_last.
     """
     if isinstance(result, tuple):
-        return tuple(laid_out(op, t) for t in result)
-    if result is None or result.dim() != 4 or op == "conv_wgrad":
+        return tuple(_laid_out(t, op, i) for i, t in enumerate(result))
+    return _laid_out(result, op, 0)
+
+
+def _laid_out(result: torch.Tensor | None, op: str, position: int) -> torch.Tensor | None:
+    if result is None or result.dim() != 4 or _WEIGHT_GRADIENTS.get(op) == position:
         return result
     return result.contiguous(memory_format=_CHANNELS_LAST)
