@@ -11,15 +11,9 @@ from .kernels.conv_fprop import conv_fprop as kernel
 from .launch import index_type, launch
 from .merge import merge_moments
 
-FLAT_BELOW = 16  # channels of a group: fewer would leave most of a tile of one tap empty
-
-
-def _flat(s: Sizes) -> bool:
-    return s.r * s.s > 1 and s.c // s.groups < FLAT_BELOW
-
 
 def _candidates(s: Sizes, x: Tensor):
-    return configs.gemm(s.rows, s.k // s.groups, s.align == 16 and not _flat(s), x.dtype, precision(x))
+    return configs.gemm(s.rows, s.k // s.groups, s.wide, x.dtype, precision(x))
 
 
 def _launch(config, s: Sizes, x, weight, out, x_norm, x_act, bias, norm, residual, act, mean, m2):
@@ -32,7 +26,7 @@ def _launch(config, s: Sizes, x, weight, out, x_norm, x_act, bias, norm, residua
         **s.arguments(),
         X_RELU=x_act == "relu",
         RELU=act == "relu",
-        FLAT=_flat(s),
+        FLAT=s.flat,
         ALIGN=s.align,
         PRECISION=precision(x),
         INDEX=index_type(x, out),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 NHWC = torch.channels_last
+FLAT_BELOW = 16  # channels of a group: fewer would leave most of a tile of one tap empty
 
 
 class Sizes(NamedTuple):
@@ -37,6 +38,16 @@ class Sizes(NamedTuple):
         """What divides a group's channels on both sides, up to the 16 that Triton looks for in sizes."""
         return math.gcd(self.c // self.groups, self.k // self.groups, 16)
 
+    @property
+    def flat(self) -> bool:
+        """Whether the kernels walk (tap, channel) as one index, for a few channels."""
+        return self.r * self.s > 1 and self.c // self.groups < FLAT_BELOW
+
+    @property
+    def wide(self) -> bool:
+        """Whether activations and weights are read in 16 bytes at a time."""
+        return self.align == 16 and not self.flat
+
     def arguments(self) -> dict[str, Any]:
         """The kernels' names for all of it."""
         return {
@@ -47,11 +58,17 @@ class Sizes(NamedTuple):
         }
 
 
+def output_size(size, kernel, stride, padding, dilation=(1, 1)) -> tuple[int, int]:
+    """Height and width of what a window leaves."""
+    spans = zip(size, kernel, stride, padding, dilation, strict=True)
+    p, q = ((n + 2 * pad - d * (k - 1) - 1) // step + 1 for n, k, step, pad, d in spans)
+    return p, q
+
+
 def sizes(x_size, weight_size, stride, padding, dilation, groups) -> Sizes:
     """Of arguments that the op has checked."""
     (n, c, h, w), (k, _, r, s) = x_size, weight_size
-    spans = zip((h, w), (r, s), stride, padding, dilation, strict=True)
-    p, q = ((size + 2 * pad - d * (kernel - 1) - 1) // step + 1 for size, kernel, step, pad, d in spans)
+    p, q = output_size((h, w), (r, s), stride, padding, dilation)
     return Sizes(n, h, w, c, p, q, k, r, s, tuple(stride), tuple(padding), tuple(dilation), groups)
 
 

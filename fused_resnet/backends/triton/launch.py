@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from typing import Any
 
-import torch
 import triton.language as tl
 from torch import Tensor
 
@@ -32,17 +30,11 @@ class Config:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], config: Config, /, *tensors: Any, **arguments: Any) -> None:
-    """Start `kernel` on the current stream of its first tensor's device; it does not wait.
+    """Start `kernel` on the current stream of the current device, which every op sets; it does not wait.
 
     Args: grid: numbers of programs; tensors, arguments: the kernel's, in order and by name.
     """
-    with _device(tensors[0]):
-        kernel[grid](*tensors, **arguments, **config.options)
-
-
-def _device(t: Tensor) -> contextlib.AbstractContextManager:
-    """Triton launches on the current device."""
-    return torch.cuda.device(t.device) if t.is_cuda else contextlib.nullcontext()
+    kernel[grid](*tensors, **arguments, **config.options)
 
 
 def index_type(*tensors: Tensor | None) -> tl.dtype:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..tuning import tuned
 from . import configs
-from .geometry import activation, scratch
+from .geometry import activation, output_size, scratch
 from .kernels import pool as kernels
 from .launch import index_type, launch
 from .merge import merge_sums
@@ -34,8 +34,7 @@ def bn_act_maxpool(
 ) -> tuple[Tensor, Tensor]:
     """Max-pool of ``act(scale*y + shift)``, and where in its window each maximum is."""
     n, channels, h, w = y.shape
-    spans = zip((h, w), kernel_size, stride, padding, strict=True)
-    p, q = ((size + 2 * pad - kernel) // step + 1 for size, kernel, step, pad in spans)
+    p, q = output_size((h, w), kernel_size, stride, padding)
 
     def run(config):
         out = activation(y, n, channels, p, q)

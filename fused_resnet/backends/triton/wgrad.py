@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ..tuning import tuned
 from . import configs
-from .fprop import FLAT_BELOW
 from .geometry import Sizes, precision, scratch, sizes
 from .kernels.conv_wgrad import conv_wgrad as kernel
 from .kernels.conv_wgrad import merge_wgrad
@@ -15,14 +14,10 @@ from .launch import index_type, launch
 from .merge import merge_sums
 
 
-def _flat(s: Sizes) -> bool:
-    return s.r * s.s > 1 and s.c // s.groups < FLAT_BELOW
-
-
 def _columns(s: Sizes) -> tuple[int, int]:
     """How many columns a tile is cut from, and how many times (once a tap)."""
     taps, channels = s.r * s.s, s.c // s.groups
-    return (taps * channels, 1) if _flat(s) else (channels, taps)
+    return (taps * channels, 1) if s.flat else (channels, taps)
 
 
 def _sum(parts: Tensor, s: Sizes) -> Tensor:
@@ -59,7 +54,7 @@ def _wgrad(g, x, x_norm, x_act, s: Sizes, y, dnorm, out):
             **s.arguments(),
             SPLIT_STEPS=steps,
             X_RELU=x_act == "relu",
-            FLAT=_flat(s),
+            FLAT=s.flat,
             ALIGN=s.align,
             PRECISION=precision(x),
             INDEX=index_type(g, x, parts),
@@ -68,8 +63,7 @@ def _wgrad(g, x, x_norm, x_act, s: Sizes, y, dnorm, out):
         return dw if sums is None else (masked_g, merge_sums(sums), dw)
 
     given = tuple(t is not None for t in (x_norm, y, dnorm, out))
-    wide = not _flat(s) and s.align == 16
-    candidates = configs.wgrad(s.k // s.groups, columns, wide, x.dtype, precision(x))
+    candidates = configs.wgrad(s.k // s.groups, columns, s.wide, x.dtype, precision(x))
     return tuned(("conv_wgrad", s, x.dtype, *given), candidates, run)
 
 
