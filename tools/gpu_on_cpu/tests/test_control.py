@@ -458,6 +458,30 @@ def test_parameters_of_every_size(p8, p16, q32, q64):
     assert out.tolist() == expected
 
 
+ADDRESSED = """
+    .visible .entry k(.param .u64 out, .param .align 8 .b8 struct[24], .param .u32 at)
+    {{
+      .reg .b32 %r<4>; .reg .b64 %rd<8>;
+      ld.param.u64 %rd1, [out]; ld.param.u32 %r1, [at]; cvt.u64.u32 %rd2, %r1;
+      mov.b64 %rd3, struct; add.s64 %rd4, %rd3, %rd2;
+      ld.param.u64 %rd5, [%rd4+{offset}]; st.global.u64 [%rd1], %rd5;
+      ret;
+    }}"""
+
+
+@pytest.mark.parametrize("at, offset", [(0, 8), (8, 0), (16, -8)])
+def test_parameters_at_computed_addresses(at, offset):
+    out = torch.zeros(1, dtype=torch.int64)
+    launch(ADDRESSED.format(offset=offset), {"out": out, "struct": struct.pack("<3q", 1, 22, 3), "at": at})
+    assert out.item() == 22
+
+
+@pytest.mark.parametrize("at, offset", [(0, -1), (0, 17), (24, 0)])
+def test_computed_addresses_outside_the_parameters(at, offset):
+    with pytest.raises(KernelFault, match=r"ld\.param: outside the parameters"):
+        launch(ADDRESSED.format(offset=offset), {"out": torch.zeros(1), "struct": bytes(24), "at": at})
+
+
 def test_two_kernels_of_one_module_have_their_own_names():
     text = HEADER + "".join(
         f""".visible .entry {name}(.param .u64 {name}_param_0)

@@ -7,12 +7,13 @@ import importlib.util
 import math
 import pathlib
 import struct
+from typing import Any
 
 import pytest
 import torch
 from support import rand
 
-from gpu_on_cpu import Module, cuda
+from gpu_on_cpu import KernelFault, Module, Struct, cuda
 
 HERE = pathlib.Path(__file__).parent
 FEATURES = HERE / "cuda" / "features.cu"
@@ -31,6 +32,55 @@ def test_structure_parameter(arch: int) -> None:
     options = struct.pack("<ifdB7x", 100, 2.5, 0.125, 1)
     features(arch).launch("options", dict(x=x, y=y, o=options), (2,), (64,))
     torch.testing.assert_close(y, x.double() * 2.5 + 0.125, rtol=1e-7, atol=0)
+
+
+def pair(source: torch.Tensor, to: torch.Tensor, n: int, skip: int, first: int = 0) -> Struct:
+    return Struct(struct.pack("<qiiq", 0, n, skip, 0), {0: (source, 4 * first), 16: (to, 0)})
+
+
+def test_structure_with_pointers() -> None:
+    x, y = rand(100), torch.zeros(90)
+    done = features(80).launch(
+        "halve", dict(p=pair(x, y, 90, 5, first=3)), (2,), (64,), outputs=["p[16]"], traffic=True
+    )
+    assert torch.equal(y[:90], x[8:98] / 2)
+    assert done.traffic is not None
+    assert (done.traffic["p[0]", "load"].requested, done.traffic["p[16]", "store"].requested) == (360, 360)
+
+
+def test_structure_with_two_pointers_into_one_tensor() -> None:
+    x = rand(100)
+    before = x.clone()
+    features(80).launch("halve", dict(p=pair(x, x[50:], 40, 0)), (1,), (64,), seed=1)
+    assert torch.equal(x, torch.cat([before[:50], before[:40] / 2, before[90:]]))
+
+
+def test_faults_behind_pointers_in_a_structure() -> None:
+    def launch(*what: Any, outputs: Any = None) -> None:
+        features(80).launch("halve", dict(p=pair(*what)), (1,), (64,), outputs=outputs)
+
+    x, y = rand(64), torch.zeros(64)
+    with pytest.raises(KernelFault, match="outside every argument"):
+        launch(x, y, 64, 1)
+    with pytest.raises(KernelFault, match="outside every argument"):
+        launch(x, y[:63], 64, 0)
+    with pytest.raises(KernelFault, match="race"):
+        launch(x, x[1:], 63, 0)
+    with pytest.raises(KernelFault, match="write to an input"):
+        launch(x, y, 64, 0, outputs=["p[0]"])
+    assert not y.any()
+
+
+def test_bad_structures() -> None:
+    x = rand(8)
+    with pytest.raises(ValueError, match="no 8-byte word"):
+        Struct(b"0" * 24, {20: (x, 0)})
+    with pytest.raises(ValueError, match="no 8-byte word"):
+        Struct(b"0" * 24, {4: (x, 0)})
+    with pytest.raises(ValueError, match="16 bytes were given for a parameter of 24"):
+        features(80).launch("halve", dict(p=Struct(b"0" * 16)), (1,), (64,))
+    with pytest.raises(ValueError, match="outputs must name tensors"):
+        features(80).launch("halve", dict(p=pair(x, x, 1, 0)), (1,), (64,), outputs=["p[8]"])
 
 
 @pytest.mark.parametrize("arch", ARCHS)

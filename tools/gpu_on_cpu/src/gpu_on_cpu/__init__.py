@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpu_on_cpu.case import Case, Expected
 from gpu_on_cpu.errors import CompilerError, GpuOnCpuError, KernelFault, Unsupported
+from gpu_on_cpu.ptx.arguments import Struct
 from gpu_on_cpu.ptx.module import Module
 from gpu_on_cpu.resources import Resources
 from gpu_on_cpu.traffic import Access, Traffic
@@ -30,6 +31,7 @@ __all__ = [
     "KernelFault",
     "Module",
     "Resources",
+    "Struct",
     "Traffic",
     "Unsupported",
     "emulate",

@@ -27,7 +27,8 @@ def fault_from(report: str, otherwise: str) -> KernelFault:
     return KernelFault(": ".join([otherwise, *last]), details=report)
 
 
-def _reason(status: int) -> str:
+def reason(status: int) -> str:
+    """How a process ended."""
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"the process ended with exit status {status}"
 
 
@@ -62,4 +63,4 @@ def run(
         report = e.stderr.decode(errors="replace") if isinstance(e.stderr, bytes) else e.stderr or ""
         raise fault_from(report, f"hang: not finished after {seconds:g} s") from None
     if done.returncode:
-        raise fault_from(done.stderr, _reason(done.returncode))
+        raise fault_from(done.stderr, reason(done.returncode))

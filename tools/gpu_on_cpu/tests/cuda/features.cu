@@ -92,3 +92,14 @@ extern "C" __global__ void halves(const __half* x, const __nv_bfloat16* z, __hal
   y[i] = __low2half(__hfma2(p, p, __float2half2_rn(1.f)));
   w[i] = __hadd(__hmul(z[i], z[i]), __int2bfloat16_rn(i));
 }
+
+// A structure with pointers in it.
+struct Pair {
+  const float* from;
+  int n, skip;
+  float* to;
+};
+extern "C" __global__ void halve(Pair p) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < p.n) p.to[i] = p.from[i + p.skip] / 2;
+}

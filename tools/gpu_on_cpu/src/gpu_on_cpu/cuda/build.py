@@ -83,14 +83,12 @@ def program(source: pathlib.Path, launcher: str, flags: Sequence[str], sanitizer
     """
     text = preprocess(source, flags, sanitizer)
     launchers = sorted({*launchers_of(text), launcher})
-    runtime = _runtime(sanitizer)
+    runtime = runtime_object(sanitizer)
 
     def make(path: pathlib.Path) -> None:
         generated = path.with_suffix(".ii")
         generated.write_text(rewrite(text) + _main(launchers))
-        compiler_flags = [f for f in flags if not f.startswith(("-I", "-D"))]
-        arguments = [*_COMMON, *SANITIZERS[sanitizer], "-w", *compiler_flags]
-        toolchain.compile_with([toolchain.cxx(), *arguments, "-o", path, generated, runtime])
+        toolchain.compile_with([*compiler(flags, sanitizer), "-o", path, generated, runtime])
 
     parts = (
         text,
@@ -104,6 +102,17 @@ def program(source: pathlib.Path, launcher: str, flags: Sequence[str], sanitizer
     return cache.cached(f"cuda/{cache.key(*parts)}", make)
 
 
+def compiler(flags: Sequence[str], sanitizer: str) -> list[str]:
+    """The command that compiles what `rewrite` made."""
+    kept = [f for f in flags if not f.startswith(("-I", "-D"))]
+    return [toolchain.cxx(), *_COMMON, *SANITIZERS[sanitizer], "-w", *kept]
+
+
+def host_compiler(flags: Sequence[str]) -> list[str]:
+    """The command that compiles plain C++ that calls the CUDA runtime; no sanitizer watches it."""
+    return [toolchain.cxx(), *_COMMON, "-O1", *flags, "-isystem", str(cuda_include())]
+
+
 def _main(launchers: Sequence[str]) -> str:
     table = ", ".join(f'{{"{name}", ::emu::adapt<&{name}>}}' for name in launchers)
     return (
@@ -114,11 +123,11 @@ def _main(launchers: Sequence[str]) -> str:
     )
 
 
-def _runtime(sanitizer: str) -> pathlib.Path:
+def runtime_object(sanitizer: str) -> pathlib.Path:
     """The object file of the emulator itself."""
     # without UBSan, which would double its compile time for nothing
     flags = [f.replace("address,undefined", "address") for f in SANITIZERS[sanitizer] if "no-sanitize" not in f]
-    command = [toolchain.cxx(), *_COMMON, *flags, "-isystem", str(cuda_include())]
+    command = [toolchain.cxx(), *_COMMON, *flags, "-fPIC", "-fno-gnu-unique", "-isystem", str(cuda_include())]
 
     def make(path: pathlib.Path) -> None:
         toolchain.compile_with([*command, "-c", toolchain.CPP / "cuda" / "runtime.cpp", "-o", path])

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import pathlib
-import re
-import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +13,7 @@ from typing import Literal
 import torch
 
 from gpu_on_cpu import process
-from gpu_on_cpu.cuda import build
+from gpu_on_cpu.cuda import build, watch
 from gpu_on_cpu.errors import KernelFault
 
 Value = torch.Tensor | int | float | None
@@ -134,57 +130,18 @@ def _checked(name: str | int, tensor: torch.Tensor, places: Mapping[tuple[int, i
     return start, size
 
 
-@functools.cache
-def _fixed_addresses() -> list[str]:
-    """Starts a program without address randomisation, which ThreadSanitizer does not always survive."""
-    setarch = shutil.which("setarch")
-    works = setarch and subprocess.run([setarch, "-R", "true"], capture_output=True).returncode == 0
-    return [setarch, "-R"] if setarch and works else []
-
-
 def _run(
     program: pathlib.Path, folder: pathlib.Path, launcher: str, seed: int, sanitizer: str, timeout: float
 ) -> Result:
-    environment = {
-        "GPU_ON_CPU_SEED": str(seed),
-        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-        "UBSAN_OPTIONS": "print_stacktrace=1",
-        "TSAN_OPTIONS": "halt_on_error=1:report_signal_unsafe=0",
-    }
-    prefix = _fixed_addresses() if sanitizer == "thread" else []
+    environment = {"GPU_ON_CPU_SEED": str(seed), **watch.OPTIONS}
+    prefix = watch.fixed_addresses() if sanitizer == "thread" else []
     files = [str(folder / name) for name in ("arguments", "printed", "outputs")]
     start = time.perf_counter()
     try:
         process.run([*prefix, str(program), *files, launcher], timeout, environment)
     except KernelFault as fault:
-        raise _located(fault) from None
+        raise watch.located(fault) from None
     return Result((folder / "printed").read_text(errors="replace"), time.perf_counter() - start)
-
-
-def _located(fault: KernelFault) -> KernelFault:
-    """The fault with the block, thread and source line that a sanitizer's report tells of, in plain words."""
-    reason = re.sub(r" \(pid=\d+\)| on (unknown )?address .*", "", fault.reason)
-    block, thread, line, file = fault.block, fault.thread, fault.line, fault.instruction
-    if at := re.search(r"^gpu_on_cpu-at\t(\d+) (\d+) (\d+)\t(\d+) (\d+) (\d+)$", fault.details, re.MULTILINE):
-        x, y, z, tx, ty, tz = map(int, at.groups())
-        block, thread = (x, y, z), (tx, ty, tz)
-    if not line:
-        own = re.escape(str(build.toolchain.CPP))
-        undefined = rf"^(?!{own})(/[^\s:]+):(\d+):\d+: runtime error"
-        frames = rf"{undefined}|^\s+#\d+ (?:0x\w+ in )?.* (?!{own})(/[^\s:]+):(\d+)"
-        for found in re.finditer(frames, fault.details, re.MULTILINE):
-            file, number = (found[1], found[2]) if found[1] else (found[3], found[4])
-            if os.path.exists(file):
-                line = int(number)
-                break
-    return KernelFault(reason, block, thread, line, _source_line(file, line), fault.details)
-
-
-def _source_line(file: str, line: int) -> str:
-    try:
-        return pathlib.Path(file).read_text(errors="replace").splitlines()[line - 1].strip() if line else ""
-    except (OSError, IndexError):
-        return file
 
 
 def _read_back(file: pathlib.Path, tensors: Mapping[str | int, torch.Tensor], written: Collection[str | int]) -> None:

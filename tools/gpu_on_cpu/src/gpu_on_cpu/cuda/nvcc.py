@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -11,6 +12,11 @@ from gpu_on_cpu import cache, toolchain
 from gpu_on_cpu.cuda.build import options
 from gpu_on_cpu.errors import CompilerError
 from gpu_on_cpu.resources import target
+
+
+@functools.cache
+def nvcc_version() -> str:
+    return subprocess.run([toolchain.cuda_tool("nvcc"), "--version"], capture_output=True, text=True, check=True).stdout
 
 
 def compile_ptx(
@@ -51,5 +57,4 @@ def compile_ptx(
     def make(path: pathlib.Path) -> None:
         toolchain.compile_with([*command, "-ptx", source, "-o", path])
 
-    version = subprocess.run([str(nvcc), "--version"], capture_output=True, check=True).stdout
-    return cache.cached(f"cuda/{cache.key(preprocessed.stdout, version, *command)}.ptx", make).read_text()
+    return cache.cached(f"cuda/{cache.key(preprocessed.stdout, nvcc_version(), *command)}.ptx", make).read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Collection, Mapping, Sequence
 
@@ -12,7 +13,37 @@ from gpu_on_cpu.ptx import tensor_map
 from gpu_on_cpu.ptx.parser import Kernel
 from gpu_on_cpu.ptx.tensor_map import TensorMap
 
-Argument = torch.Tensor | TensorMap | int | float | bytes
+
+@dataclasses.dataclass(frozen=True)
+class Struct:
+    """A parameter that is a structure with pointers in it.
+
+    Attributes:
+        data: its bytes; what they hold where a pointer is does not matter.
+        pointers: offset in `data`, a multiple of 8 -> the tensor that the word there points into, and how many bytes
+            past its first element. Tensor "8" of parameter "p" is called "p[8]" among outputs and in traffic.
+    """
+
+    data: bytes
+    pointers: Mapping[int, tuple[torch.Tensor, int]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for offset in self.pointers:
+            if offset % 8 or not 0 <= offset <= len(self.data) - 8:
+                raise ValueError(f"offset {offset} is no 8-byte word of a structure of {len(self.data)} bytes")
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        return {f"{name}[{offset}]": t for offset, (t, _) in self.pointers.items()}
+
+    def pack(self, name: str, offsets: Mapping[str, int]) -> bytes:
+        """The bytes with pointers to tensors that lie at these offsets."""
+        packed = bytearray(self.data)
+        for offset, (_, inside) in self.pointers.items():
+            struct.pack_into("<Q", packed, offset, offsets[f"{name}[{offset}]"] + inside)
+        return bytes(packed)
+
+
+Argument = torch.Tensor | TensorMap | Struct | int | float | bytes
 Given = tuple[str, Argument | None, int]  # name, value (None: a scratch area), bytes of the parameter
 
 
@@ -44,8 +75,9 @@ def check_arguments(
         raise ValueError(
             f"{kernel} has {len(parameters)} parameters, got {len(given)} arguments: {[n for n, _ in given]}"
         )
+    tensors = tensors_of(args)
     for name in outputs or ():
-        if not isinstance(args.get(name), torch.Tensor):
+        if name not in tensors:
             raise ValueError(f"outputs must name tensors among the arguments, got {name!r}")
     checked = [(name, value, p.size) for (name, value), p in zip(given, parameters, strict=True)]
     for name, value, size in checked:
@@ -60,13 +92,19 @@ def _check_tensor(name: str, t: torch.Tensor) -> None:
 
 def tensors_of(args: Mapping[str, Argument]) -> dict[str, torch.Tensor]:
     """The tensors that a launch touches; that of a tensor map has the map's name."""
-    found = {name: v.tensor if isinstance(v, TensorMap) else v for name, v in args.items()}
-    return {name: v for name, v in found.items() if isinstance(v, torch.Tensor)}
+    found: dict[str, torch.Tensor] = {}
+    for name, v in args.items():
+        if isinstance(v, Struct):
+            found |= v.tensors(name)
+        elif isinstance(v, (TensorMap, torch.Tensor)):
+            found[name] = v.tensor if isinstance(v, TensorMap) else v
+    return found
 
 
 def areas_of(args: Mapping[str, Argument]) -> dict[str, int]:
     """Arguments that are passed as bytes lie in areas of their own: name and size."""
     areas = {name: len(v) for name, v in args.items() if isinstance(v, bytes)}
+    areas |= {name: len(v.data) for name, v in args.items() if isinstance(v, Struct)}
     return areas | {_map_area(name): tensor_map.BYTES for name, v in args.items() if isinstance(v, TensorMap)}
 
 
@@ -83,9 +121,12 @@ def _check_argument(name: str, value: Argument | None, size: int) -> None:
         _check_tensor(name, value)
         if size != 8:
             raise ValueError(f"{name}: a tensor was given for a parameter of {size} bytes")
-    elif isinstance(value, bytes):
-        if len(value) != size:
-            raise ValueError(f"{name}: {len(value)} bytes were given for a parameter of {size} bytes")
+    elif isinstance(value, (bytes, Struct)):
+        data = value.data if isinstance(value, Struct) else value
+        for label, t in value.tensors(name).items() if isinstance(value, Struct) else ():
+            _check_tensor(label, t)
+        if len(data) != size:
+            raise ValueError(f"{name}: {len(data)} bytes were given for a parameter of {size} bytes")
     elif isinstance(value, (bool, int, float)):
         if size > 8 or (isinstance(value, float) and size not in (4, 8)):
             raise ValueError(f"{name}: a number was given for a parameter of {size} bytes")
@@ -95,19 +136,20 @@ def _check_argument(name: str, value: Argument | None, size: int) -> None:
         raise TypeError(f"{name} must be a tensor, a number or bytes, got {type(value).__name__}")
 
 
-VALUE, ADDRESS, BYTES, TENSOR_MAP = range(4)  # kinds of parameters, as in cpp/ptx/main.cpp
+VALUE, ADDRESS, BYTES = range(3)  # kinds of parameters, as in cpp/ptx/main.cpp
 
 
 def parameter_words(given: Sequence[Given], copies: SharedCopies) -> list[int]:
-    """(kind, value) of every parameter, one after another."""
+    """(kind, value) of every parameter, one after another; areas are filled."""
     words: list[int] = []
     for name, value, size in given:
         if isinstance(value, TensorMap):
             area = copies.offsets[_map_area(name)]
             copies.write(area, value.pack(copies.offsets[name]))
-            words += TENSOR_MAP, area
-        elif isinstance(value, bytes):
-            copies.write(copies.offsets[name], value)
+            words += BYTES, area
+        elif isinstance(value, (bytes, Struct)):
+            data = value.pack(name, copies.offsets) if isinstance(value, Struct) else value
+            copies.write(copies.offsets[name], data)
             words += BYTES, copies.offsets[name]
         elif value is None or isinstance(value, torch.Tensor):
             words += ADDRESS, copies.offsets[name]
@@ -115,4 +157,15 @@ def parameter_words(given: Sequence[Given], copies: SharedCopies) -> list[int]:
             words += VALUE, int.from_bytes(struct.pack("<f" if size == 4 else "<d", value), "little")
         else:
             words += VALUE, int(value) & (1 << 64) - 1
+    return words
+
+
+def relocations(given: Sequence[Given], copies: SharedCopies) -> list[int]:
+    """Offsets of the words in areas that are addresses, which the other side must add its own start to."""
+    words: list[int] = []
+    for name, value, _ in given:
+        if isinstance(value, TensorMap):
+            words.append(copies.offsets[_map_area(name)])
+        elif isinstance(value, Struct):
+            words += (copies.offsets[name] + offset for offset in value.pointers)
     return words

@@ -173,11 +173,17 @@ class Emitter:
         return f"(uint64_t)({self.raw(m[1])}) + (int64_t)({int(m[2] or '0', 0)})"
 
     def parameter(self, operand: str, size: int) -> str:
-        """The address of `size` bytes of a parameter, as a C++ expression of type const char*."""
-        m = re.fullmatch(r"\[\s*([\w$]+)\s*(?:\+\s*(\d+))?\s*\]", operand)
+        """The address of `size` bytes of a parameter, as a C++ expression of type const char*.
+
+        A register that the parameter's address was moved to is checked when the kernel runs.
+        """
+        m = re.fullmatch(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\d+))?\s*\]", operand)
+        if m and self.is_register(m[1]):
+            places = (f"{{args[{i}], {p.size}}}" for i, p in enumerate(self.kernel.parameters))
+            return f"ptx::parameter_at({self.address(operand)}, {size}, {{{', '.join(places)}}})"
         if not m or m[1] not in self._parameters:
             raise self.fail(f"parameter {operand}")
         index, offset = self._parameters[m[1]], int(m[2] or 0)
-        if offset + size > self.kernel.parameters[index].size:
+        if not 0 <= offset <= self.kernel.parameters[index].size - size:
             raise self.fail(f"{operand} is outside the parameter")
         return f"(const char*)args[{index}] + {offset}"

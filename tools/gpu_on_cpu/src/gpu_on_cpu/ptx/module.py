@@ -14,7 +14,15 @@ import torch
 from gpu_on_cpu import cache, process, toolchain
 from gpu_on_cpu.errors import KernelFault
 from gpu_on_cpu.memory import SharedCopies
-from gpu_on_cpu.ptx.arguments import Argument, areas_of, check_arguments, parameter_words, tensors_of, three
+from gpu_on_cpu.ptx.arguments import (
+    Argument,
+    areas_of,
+    check_arguments,
+    parameter_words,
+    relocations,
+    tensors_of,
+    three,
+)
 from gpu_on_cpu.ptx.parser import Kernel, parse
 from gpu_on_cpu.ptx.translate import translate
 from gpu_on_cpu.traffic import KINDS, Access, Traffic
@@ -32,7 +40,7 @@ FLAGS = (
 FIGURES = len(dataclasses.fields(Access))
 RACING_LOAD = "global-memory race: reads another thread's value, no barrier between"
 STOP, KEEP, INVERT = range(3)  # what a load gets that races with a store of its block; RacingLoads in cpp/ptx/global.h
-HEADER, REGION, PARAMETER = 13, 3, 2  # 64-bit words of the structures in cpp/ptx/main.cpp
+HEADER, REGION, PARAMETER = 14, 3, 2  # 64-bit words of the structures in cpp/ptx/main.cpp
 
 
 def _key(*more: str) -> str:
@@ -135,7 +143,7 @@ class Module:
         Args:
             kernel: its name in the PTX.
             args: the parameters in order. A tensor (CPU, any strides) is passed as the address of its first element, a
-                number as the parameter's bits, bytes and tensor maps as they are.
+                number as the parameter's bits, bytes and tensor maps as they are, and a structure's pointers are set.
             grid, block: up to three extents each.
             dynamic_shared: bytes of dynamic shared memory.
             seed: 0 runs all threads in lock step; any other number is a random schedule.
@@ -152,10 +160,12 @@ class Module:
         tensors, areas = tensors_of(args), areas_of(args) | dict(scratch or {})
         written = set(tensors) if outputs is None else set(outputs)
         most = len(tensors) + len(areas)
-        words = HEADER + REGION * most + PARAMETER * len(given) + FIGURES * len(KINDS) * most
+        addresses = len(tensors)  # at most one relocated word for each
+        words = HEADER + REGION * most + PARAMETER * len(given) + addresses + FIGURES * len(KINDS) * most
 
         def attempt(racing_loads: int) -> tuple[SharedCopies, int]:
             copies = SharedCopies(tensors, areas, 8 * words, aligned=traffic)
+            moved = relocations(given, copies)
             header = [
                 seed,
                 int(traffic),
@@ -165,6 +175,7 @@ class Module:
                 dynamic_shared,
                 len(copies.regions),
                 len(given),
+                len(moved),
                 0,
             ]
             regions = [
@@ -172,7 +183,7 @@ class Module:
                 for r in copies.regions
                 for w in (r.offset, r.size, not (written | set(scratch or ())).isdisjoint(r.members))
             ]
-            request = [*header, *regions, *parameter_words(given, copies)]
+            request = [*header, *regions, *parameter_words(given, copies), *moved]
             copies.write(0, struct.pack(f"<{len(request)}Q", *request))
             command = [os.fspath(runner()), os.fspath(self.path), kernel, str(copies.descriptor)]
             try:
@@ -193,6 +204,12 @@ class Module:
         copies.write_back(written)
         counted = _read_traffic(reply[requested:], [r.name for r in copies.regions]) if traffic else None
         return Launch(counted, int(reply[HEADER - 1]))
+
+
+@functools.lru_cache(maxsize=256)
+def module_of(ptx: str, optimize: str) -> Module:
+    """The same module for the same text."""
+    return Module(ptx, optimize)
 
 
 def _unused(kept: SharedCopies, inverted: Callable[[], SharedCopies]) -> bool:

@@ -20,7 +20,7 @@ from triton.runtime.autotuner import Autotuner
 
 from gpu_on_cpu import resources
 from gpu_on_cpu.errors import Unsupported
-from gpu_on_cpu.ptx.module import Launch, Module
+from gpu_on_cpu.ptx.module import Launch, module_of
 from gpu_on_cpu.triton.arguments import launch, parameters
 
 
@@ -64,11 +64,6 @@ class Record:
         return resources.of_cubin(
             self.cubin, m.name, self.arch, threads=m.num_warps * 32, shared=m.shared, tensor_memory=columns
         )
-
-
-@functools.lru_cache(maxsize=256)
-def module_of(ptx: str, optimize: str) -> Module:
-    return Module(ptx, optimize)
 
 
 class Launcher:

@@ -61,13 +61,17 @@ inline void print_position() {
   fprintf(stderr, "gpu_on_cpu-at\t%u %u %u\t%u %u %u\n", block_index.x, block_index.y, block_index.z, t.tid.x, t.tid.y, t.tid.z);
 }
 
-// argv: ARGUMENTS PRINTED OUTPUTS LAUNCHER. What the program prints goes to the file PRINTED, tensors to OUTPUTS.
-int drive(const Launcher* launchers, int count, int argc, char** argv) {
-  if (argc != 5) return 2;
+inline void report_faults() {
   install_fault_handler();
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   __sanitizer_set_death_callback(print_position);
 #endif
+}
+
+// argv: ARGUMENTS PRINTED OUTPUTS LAUNCHER. What the program prints goes to the file PRINTED, tensors to OUTPUTS.
+int drive(const Launcher* launchers, int count, int argc, char** argv) {
+  if (argc != 5) return 2;
+  report_faults();
   if (!freopen(argv[2], "w", stdout)) return 2;
   read_arguments(argv[1]);
   for (int i = 0; i < count; i++)

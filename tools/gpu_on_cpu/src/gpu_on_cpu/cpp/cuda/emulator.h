@@ -11,6 +11,7 @@
 #include <cstring>
 
 #undef __shared__
+#define __CUDACC__ 1  // only now: with it, the headers above would need nvcc
 #include "atomics.h"
 #include "language.h"
 #include "math.h"

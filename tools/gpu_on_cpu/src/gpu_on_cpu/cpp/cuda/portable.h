@@ -1,6 +1,8 @@
-// Warp-level matrix instructions and asynchronous copies for kernels that are compiled by nvcc and by the emulator alike:
-// inline PTX for a GPU (sm_80 and newer), emulated otherwise. Include it as "cuda/portable.h".
+// Launches, warp-level matrix instructions and asynchronous copies for kernels that are compiled by nvcc and by the
+// emulator alike: inline PTX for a GPU (sm_80 and newer), emulated otherwise. Include it as "cuda/portable.h".
 //
+//   launch(kernel, grid, block, dynamic_shared, stream, params)
+//                                    starts a kernel whose only parameter is a struct; returns what went wrong
 //   mma_m16n8k16<T>(d, a, b, c)      d = a * b + c; T is __half or __nv_bfloat16, two in each register
 //   mma_m16n8k8_tf32(d, a, b, c)     the same of tf32 numbers; to_tf32(x) makes one
 //   ldmatrix<TRANSPOSED>(r, row)     N = 1, 2 or 4 8x8 matrices of 16-bit numbers; lane 8 * i + j has row j of matrix i
@@ -9,15 +11,30 @@
 #pragma once
 
 #if defined(GPU_ON_CPU_EMULATOR)
+#include "launch.h"
 #include "tensor_core.h"
 #else
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_runtime.h>
 
 #include <cstdint>
 #include <type_traits>
 
 namespace portable {
+
+// What a block gets without asking; a kernel that wants more must be told so before it is launched.
+constexpr size_t FREE_SHARED = 48 << 10;
+
+template <class Params>
+cudaError_t launch(void (*kernel)(Params), dim3 grid, dim3 block, size_t dynamic_shared, cudaStream_t stream, const Params& params) {
+  if (dynamic_shared > FREE_SHARED &&
+      cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(dynamic_shared)) != cudaSuccess)
+    return cudaGetLastError();
+  kernel<<<grid, block, dynamic_shared, stream>>>(params);
+  return cudaGetLastError();
+}
 
 #define PORTABLE_MMA(shape, types)                                                                                        \
   asm volatile("mma.sync.aligned." shape ".row.col.f32." types ".f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%10,%11,%12,%13};" \

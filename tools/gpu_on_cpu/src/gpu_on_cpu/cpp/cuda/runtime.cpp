@@ -3,6 +3,7 @@
 
 #include "async_copy.h"
 #include "buffers.h"
+#include "control.h"
 #include "driver.h"
 #include "host_api.h"
 
@@ -139,6 +140,16 @@ void launch(U3 grid, U3 block, size_t dynamic, void (*call)(void*), void* closur
   on_block_start = start_block, on_thread_exit = end_thread;
   dynamic_shared().resize(dynamic);
   launch(grid, block, 0, [=] { call(closure); });
+}
+
+int launch(const PortableLaunch& wanted, void (*call)(void*), void* closure) {
+  if (launch_handler) {
+    const int status = launch_handler(offset_in_library(wanted.kernel), &wanted.grid.x, &wanted.block.x, wanted.dynamic_shared, wanted.params, wanted.bytes);
+    if (status != RUN_IT_HERE) return status;
+  }
+  if (wanted.dynamic_shared <= MAX_SHARED) allowed_shared = std::max(allowed_shared, wanted.dynamic_shared);
+  launch(wanted.grid, wanted.block, wanted.dynamic_shared, call, closure);
+  return cudaSuccess;
 }
 
 }  // namespace emu

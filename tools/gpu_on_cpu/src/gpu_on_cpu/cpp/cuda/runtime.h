@@ -57,6 +57,16 @@ void nap();
 // kernel<<<...>>>(...): runs `call(closure)` in every thread of the grid.
 void launch(U3 grid, U3 block, size_t dynamic_shared, void (*call)(void*), void* closure);
 
+// portable::launch: the same, unless whoever executes the kernel's PTX takes the launch. Returns a cudaError_t.
+struct PortableLaunch {
+  const void* kernel;
+  U3 grid, block;
+  size_t dynamic_shared;
+  const void* params;
+  size_t bytes;
+};
+int launch(const PortableLaunch& wanted, void (*call)(void*), void* closure);
+
 // An argument of the launcher, as the driver was given it.
 struct Argument {
   enum Kind { POINTER, INTEGER, REAL } kind;

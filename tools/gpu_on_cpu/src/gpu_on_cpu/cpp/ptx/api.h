@@ -36,6 +36,17 @@ void store_local(uint64_t a, const void* v, int bytes);
 uint64_t shared_base();  // generic address of shared memory
 bool is_shared(uint64_t generic);
 
+// An address that the kernel computed: `bytes` there, if they are in one of its parameters.
+struct Parameter {
+  const void* start;
+  uint64_t bytes;
+};
+inline const char* parameter_at(uint64_t a, uint64_t bytes, std::initializer_list<Parameter> parameters) {
+  for (const Parameter& p : parameters)
+    if (uint64_t start = reinterpret_cast<uint64_t>(p.start); a >= start && a + bytes <= start + p.bytes) return reinterpret_cast<const char*>(a);
+  emu::die("ld.param: outside the parameters");
+}
+
 // An atomic is two calls around the computation, because only the translated code knows its type.
 char* begin_atomic(uint64_t a, int bytes, int site);  // global, or generic
 char* begin_atomic_shared(uint64_t a, int bytes);

@@ -21,13 +21,13 @@ void gpu_on_cpu_traffic(uint64_t* out);
 }
 
 struct Header {
-  uint64_t seed, metering, racing_loads, shape[6], dynamic_shared, regions, parameters;
+  uint64_t seed, metering, racing_loads, shape[6], dynamic_shared, regions, parameters, relocations;
   uint64_t collisions;  // written here
 };
 struct RegionWords {
   uint64_t offset, size, writable;
 };
-enum Kind : uint64_t { VALUE, ADDRESS, BYTES, TENSOR_MAP };
+enum Kind : uint64_t { VALUE, ADDRESS, BYTES };
 struct ParameterWords {
   uint64_t kind, value;
 };
@@ -48,7 +48,8 @@ int main(int argc, char** argv) {
   Header& h = *static_cast<Header*>(memory);
   auto* regions = reinterpret_cast<RegionWords*>(&h + 1);
   auto* parameters = reinterpret_cast<ParameterWords*>(regions + h.regions);
-  auto* traffic = reinterpret_cast<uint64_t*>(parameters + h.parameters);
+  auto* relocations = reinterpret_cast<uint64_t*>(parameters + h.parameters);  // words that hold addresses
+  auto* traffic = relocations + h.relocations;
 
   std::vector<uint64_t> addresses, sizes;
   std::vector<int> writable;
@@ -59,11 +60,10 @@ int main(int argc, char** argv) {
   std::vector<const void*> args;
   for (uint64_t i = 0; i < h.parameters; i++) {
     ParameterWords& p = parameters[i];
-    if (p.kind == TENSOR_MAP) *reinterpret_cast<uint64_t*>(base + p.value) += base;
     if (p.kind == ADDRESS) p.value += base;
-    bool in_place = p.kind == VALUE || p.kind == ADDRESS;
-    args.push_back(in_place ? static_cast<const void*>(&p.value) : reinterpret_cast<const void*>(base + p.value));
+    args.push_back(p.kind == BYTES ? reinterpret_cast<const void*>(base + p.value) : static_cast<const void*>(&p.value));
   }
+  for (uint64_t i = 0; i < h.relocations; i++) *reinterpret_cast<uint64_t*>(base + relocations[i]) += base;
   unsigned shape[6];
   for (int i = 0; i < 6; i++) shape[i] = static_cast<unsigned>(h.shape[i]);
 

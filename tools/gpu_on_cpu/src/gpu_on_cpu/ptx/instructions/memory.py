@@ -21,7 +21,7 @@ def space(m: Match[str]) -> str:
     return (m["space"] or "generic").split("::")[0]
 
 
-@instruction("ld.param", CHAPTER + "ld", r"ld\.param(?P<n>\.v[24])?\.(?P<t><ANY>)")
+@instruction("ld.param", CHAPTER + "ld", r"ld\.param(?P<n>\.v[24])?\.(?P<t><ANY>)", reports=True)
 def ld_param(e: Emitter, m: Match[str], a: list[str]) -> str:
     n, t = count(m), storage(m["t"])
     sign = f"({ctype(m['t'])})" if m["t"][0] == "s" else ""
