@@ -27,11 +27,16 @@ __all__ = ["Expected", "check", "expected"]
 UNIT = 2.0**-24  # half a unit in the last place of 1 in fp32
 
 # Sums of n terms in fp32 err by at most n*UNIT*Σ|terms|, where all errors and terms have the same sign. They
-# have not: tiles are summed apart, tensor cores round once in 8 to 16 products, and errors of both signs
-# cancel, which leaves about sqrt(roundings)*UNIT times the sum so far. The problems stay below 6 units on
-# tensor cores, below 11 without, where each product rounds; a wrong or missing term is 1/n of Σ|terms|,
+# have not: tiles are summed apart, and errors of both signs cancel, which leaves about sqrt(roundings)*UNIT
+# times the sum so far. The problems stay below 11 units; a wrong or missing term is 1/n of Σ|terms|,
 # thousands of units.
 ACCUMULATION = 16 * UNIT
+
+# Tensor cores do not round, they cut, and errors of one sign add up. All products of one instruction (8 of
+# tf32, 16 of fp16) and the sum so far are aligned to the largest of them, cut to 26 bits (sm_90; sm_80: 25),
+# added, and cut to 24: sums over the rows of the problems err by up to 35 units (67 on sm_80). An H100's
+# largest errors are those of this model to the last digit. The factor is what that takes beside ACCUMULATION.
+TENSOR_CORES = 8
 
 
 class Expected(NamedTuple):
@@ -96,10 +101,16 @@ def _operand(v: Tensor) -> Tensor:
     return v.double()
 
 
+def _on_tensor_cores(magnitude: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum of products' absolute values, larger by as much as operands of this dtype are summed worse."""
+    exact = dtype == torch.float32 and not torch.backends.cudnn.allow_tf32
+    return magnitude if exact else TENSOR_CORES * magnitude
+
+
 def _product(function: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """A bilinear function of two stored tensors, and the sum of its products' absolute values."""
-    a, b = _operand(a), _operand(b)
-    return function(a, b), function(a.abs(), b.abs())
+    """A bilinear function of two stored tensors, and what `_accumulated` takes as its terms' magnitude."""
+    dtype, a, b = a.dtype, _operand(a), _operand(b)
+    return function(a, b), _on_tensor_cores(function(a.abs(), b.abs()), dtype)
 
 
 def _stopped(g: Tensor, y: Tensor, norm: Tensor, act: str) -> Tensor:
@@ -316,7 +327,8 @@ def gram(results, x, x_norm, x_act, stride):
     product = d @ d.t() - torch.outer(sums, sums) / count
     # an error of the sums t enters t·tᵀ/M from both sides
     of_sums = torch.outer(sums.abs(), d.abs().sum(1)) / count
-    return _accumulated(*mean), _accumulated(product, d.abs() @ d.abs().t() + of_sums + of_sums.t())
+    size = _on_tensor_cores(d.abs() @ d.abs().t(), x.dtype) + of_sums + of_sums.t()
+    return _accumulated(*mean), _accumulated(product, size)
 
 
 def _rounded_difference(d: Tensor, dtype: torch.dtype) -> Tensor:

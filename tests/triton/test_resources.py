@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from .support import FORMATS  # isort: skip
+from .support import ARCHS  # isort: skip  # noqa: F401
 
 from fused_resnet.analysis.kernel_problems import PROBLEMS
 from fused_resnet.analysis.kernel_table import GEMMS, kernels, problems
+from tests.kernels_support import FORMATS
 
 # Channels in multiples of 16: rows of activations that 16 bytes divide.
 ALIGNED = (

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .. import geometry
+from ..geometry import output_size as output_size
 
 NHWC = torch.channels_last
 FLAT_BELOW = 16  # channels of a group: fewer would leave most of a tile of one tap empty
 
 
-class Sizes(NamedTuple):
-    """A convolution: x ``[N, H, W, C]``, weight ``[K, R, S, C/groups]``, y ``[N, P, Q, K]``."""
+class Sizes(geometry.Sizes):
+    """A convolution, and what the kernels are specialised by."""
 
-    n: int
-    h: int
-    w: int
-    c: int
-    p: int
-    q: int
-    k: int
-    r: int
-    s: int
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
-
-    @property
-    def rows(self) -> int:
-        return self.n * self.p * self.q
+    __slots__ = ()
 
     @property
     def align(self) -> int:
@@ -58,18 +45,9 @@ class Sizes(NamedTuple):
         }
 
 
-def output_size(size, kernel, stride, padding, dilation=(1, 1)) -> tuple[int, int]:
-    """Height and width of what a window leaves."""
-    spans = zip(size, kernel, stride, padding, dilation, strict=True)
-    p, q = ((n + 2 * pad - d * (k - 1) - 1) // step + 1 for n, k, step, pad, d in spans)
-    return p, q
-
-
 def sizes(x_size, weight_size, stride, padding, dilation, groups) -> Sizes:
     """Of arguments that the op has checked."""
-    (n, c, h, w), (k, _, r, s) = x_size, weight_size
-    p, q = output_size((h, w), (r, s), stride, padding, dilation)
-    return Sizes(n, h, w, c, p, q, k, r, s, tuple(stride), tuple(padding), tuple(dilation), groups)
+    return Sizes(*geometry.sizes(x_size, weight_size, stride, padding, dilation, groups))
 
 
 def precision(t: Tensor) -> str:

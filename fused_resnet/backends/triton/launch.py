@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import triton.language as tl
@@ -29,12 +30,18 @@ class Config:
         return {**dataclasses.asdict(self), "enable_fp_fusion": False}
 
 
+@functools.cache
+def _options(config: Config) -> dict[str, Any]:
+    """`Config.options`, made once: a launch has no time to copy a dataclass."""
+    return config.options
+
+
 def launch(kernel: Any, grid: tuple[int, ...], config: Config, /, *tensors: Any, **arguments: Any) -> None:
     """Start `kernel` on the current stream of the current device, which every op sets; it does not wait.
 
     Args: grid: numbers of programs; tensors, arguments: the kernel's, in order and by name.
     """
-    kernel[grid](*tensors, **arguments, **config.options)
+    kernel[grid](*tensors, **arguments, **_options(config))
 
 
 def index_type(*tensors: Tensor | None) -> tl.dtype:
