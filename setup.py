@@ -24,6 +24,11 @@ DEFAULT_CUDA_ARCHITECTURES = "8.0;9.0;10.0+PTX"
 ARITHMETIC_FLAGS = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 COMPILE_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", *ARITHMETIC_FLAGS]
 WARNING_FLAGS = ["-Wall", "-Wextra", "-Werror"]
+# -fmad is nvcc's name for contraction.
+HOST_OF_NVCC = ["-Xcompiler", ",".join([*WARNING_FLAGS, "-fvisibility=hidden"])]
+NVCC_FLAGS = ["-O3", "-std=c++17", "-fmad=false", "-Werror", "all-warnings", *HOST_OF_NVCC]
+# cuda/portable.h: what kernels need beside CUDA's own headers
+PORTABLE = "tools/gpu_on_cpu/src/gpu_on_cpu/cpp"
 
 
 def say(message):
@@ -103,26 +108,44 @@ def extension(cuda):
     from torch.backends import openmp
     from torch.utils import cpp_extension
 
-    # Named as system directories, torch's headers are exempt from our warning flags.
-    system = [f"-isystem{path}" for path in cpp_extension.include_paths()]
+    # Named as system directories, headers of torch and CUDA are exempt from our warning flags.
+    system = [f"-isystem{path}" for path in cpp_extension.include_paths("cuda" if cuda else "cpu")]
     threads = ["-fopenmp"] if openmp.is_available() and sys.platform != "darwin" else []
     flags = {"cxx": [*COMPILE_FLAGS, *WARNING_FLAGS, *threads, *system]}
     sources = [*glob("csrc/*.cpp"), *glob("csrc/cpu/*.cpp")]
     macros = []
     if cuda:
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_CUDA_ARCHITECTURES)
-        sources += glob("csrc/cuda/*.cu")
+        sources += [*glob("csrc/cuda/*.cu"), *glob("csrc/cuda/*.cpp")]
         macros.append(("FUSED_RESNET_WITH_CUDA", None))
-        flags["nvcc"] = ["-O3", "-Xcompiler", "-Wall,-Wextra,-fvisibility=hidden"]
+        flags["nvcc"] = NVCC_FLAGS
     kind = cpp_extension.CUDAExtension if cuda else cpp_extension.CppExtension
     return kind(
         f"fused_resnet.{extension_name()}",
         sorted(sources),
-        include_dirs=[os.path.abspath("csrc")],
+        include_dirs=[os.path.abspath(folder) for folder in ("csrc", *([PORTABLE] if cuda else []))],
         define_macros=macros,
         extra_compile_args=flags,
         extra_link_args=threads,
     )
+
+
+def build_command():
+    """torch's, but that x.cpp and x.cu make two object files."""
+    from torch.utils.cpp_extension import BuildExtension
+
+    class Build(BuildExtension):
+        def build_extensions(self):
+            plain = self.compiler.object_filenames
+
+            def object_filenames(sources, *args, **kwargs):
+                objects = zip(sources, plain(sources, *args, **kwargs), strict=True)
+                return [f"{path[:-2]}.cuda.o" if str(of).endswith(".cu") else path for of, path in objects]
+
+            self.compiler.object_filenames = object_filenames
+            super().build_extensions()
+
+    return Build
 
 
 def build_arguments():
@@ -135,11 +158,9 @@ def build_arguments():
             raise SystemExit(f"fused_resnet: FUSED_RESNET_CUDA=1, but no extension can be built: {why}")
         say(f"building the pure-Python package, without the C++ extension: {why}")
         return {}
-    from torch.utils.cpp_extension import BuildExtension
-
     return {
         "ext_modules": [extension(wants_cuda())],
-        "cmdclass": {"build_ext": BuildExtension},
+        "cmdclass": {"build_ext": build_command()},
         "options": {"build": {"build_temp": f"build/temp{extension_name()}"}},
     }
 

@@ -1,7 +1,7 @@
 // The Python module. Its functions are the ops themselves, with the signatures of fused_resnet/backends/reference.
-#include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
+#include "bind.h"
 #include "cpu/kernels.h"
 #include "cpu/ops.h"
 #include "cpu/rows.h"
@@ -42,11 +42,6 @@ std::vector<int64_t> chunk_offsets(int64_t pixels, int64_t channels) {
   return offsets;
 }
 
-template <class F, class... Args>
-void op(py::module_& module, const char* name, F function, Args... args) {
-  module.def(name, function, args..., py::call_guard<py::gil_scoped_release>());
-}
-
 } // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
@@ -67,4 +62,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
      arg("padding"));
   op(m, "bn_act_maxpool_bwd_reduce", &bn_act_maxpool_bwd_reduce, arg("dout"), arg("argmax"), arg("y"), arg("norm"),
      arg("act"), arg("kernel_size"), arg("stride"), arg("padding"));
+#ifdef FUSED_RESNET_WITH_CUDA
+  py::module_ on_gpu = m.def_submodule("cuda");
+  m.def("has_cuda_code", &has_cuda_code);
+  cuda::bind_cuda(on_gpu);
+#endif
 }

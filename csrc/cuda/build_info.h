@@ -12,4 +12,7 @@ std::vector<int> cuda_architectures();
 // Of the compiler, such as "13.0".
 std::string cuda_version();
 
+// Whether the current GPU can run what was compiled.
+bool has_cuda_code();
+
 } // namespace fused_resnet

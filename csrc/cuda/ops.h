@@ -1,0 +1,84 @@
+// The CUDA ops. Signatures and semantics are those of fused_resnet/backends/reference; activations are dense NHWC.
+// Those that multiply on tensor cores are told which of their tiles to use (fused_resnet/backends/cuda/tiles.py).
+#pragma once
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "arguments.h"
+
+namespace fused_resnet::cuda {
+
+using Size = std::vector<int64_t>;
+
+std::tuple<Tensor, Tensor> bn_stats(const Tensor& y);
+
+Tensor bn_finalize(const Tensor& mean, const Tensor& var, const OptionalTensor& weight, const OptionalTensor& bias,
+                   double eps);
+
+void bn_update_running(const Tensor& running_mean, const Tensor& running_var, const Tensor& mean, const Tensor& var,
+                       double momentum, double correction);
+
+Tensor bn_act(const Tensor& y, const Tensor& norm, const std::string& act);
+
+Tensor bn_add_act(const Tensor& y, const Tensor& norm, const Tensor& residual, const OptionalTensor& residual_norm,
+                  const std::string& act);
+
+std::tuple<Tensor, Tensor> bn_act_bwd_reduce(const Tensor& dout, const OptionalTensor& y, const OptionalTensor& norm,
+                                             const OptionalTensor& out, const OptionalTensor& dual_y,
+                                             const OptionalTensor& dual_norm, const std::string& act);
+
+Tensor bn_bwd_finalize(const Tensor& sums, const Tensor& norm, double count);
+
+Tensor bn_act_bwd_apply(const Tensor& g, const OptionalTensor& y, const Tensor& dnorm);
+
+std::tuple<Tensor, Tensor> bn_act_maxpool(const Tensor& y, const Tensor& norm, const std::string& act,
+                                          Pair kernel_size, Pair stride, Pair padding);
+
+std::tuple<Tensor, Tensor> bn_act_maxpool_bwd_reduce(const Tensor& dout, const Tensor& argmax, const Tensor& y,
+                                                     const Tensor& norm, const std::string& act, Pair kernel_size,
+                                                     Pair stride, Pair padding);
+
+Tensor conv_fprop(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& x_norm,
+                  const std::string& x_act, Pair stride, Pair padding, Pair dilation, int64_t groups,
+                  const OptionalTensor& norm, const OptionalTensor& residual, const std::string& act, int64_t tile);
+
+std::tuple<Tensor, Tensor, Tensor> conv_fprop_stats(const Tensor& x, const Tensor& weight,
+                                                    const OptionalTensor& x_norm, const std::string& x_act,
+                                                    Pair stride, Pair padding, Pair dilation, int64_t groups,
+                                                    int64_t tile);
+
+Tensor conv_fprop_dual(const Tensor& x, const Tensor& weight, const OptionalTensor& x_norm, const std::string& x_act,
+                       const Tensor& norm, const Tensor& shortcut_x, const Tensor& shortcut_weight,
+                       Pair shortcut_stride, const Tensor& shortcut_norm, const std::string& act, int64_t tile);
+
+Tensor conv_dgrad(const Tensor& g, const Tensor& weight, const Size& input_size, Pair stride, Pair padding,
+                  Pair dilation, int64_t groups, const OptionalTensor& y, const OptionalTensor& dnorm,
+                  const OptionalTensor& residual, int64_t tile);
+
+std::tuple<Tensor, Tensor> conv_dgrad_reduce(const Tensor& g, const Tensor& weight, Pair stride, Pair padding,
+                                             Pair dilation, int64_t groups, const OptionalTensor& y,
+                                             const OptionalTensor& dnorm, const Tensor& x, const Tensor& x_norm,
+                                             const std::string& x_act, int64_t tile);
+
+Tensor conv_wgrad(const Tensor& g, const Tensor& x, const OptionalTensor& x_norm, const std::string& x_act,
+                  const Size& weight_size, Pair stride, Pair padding, Pair dilation, int64_t groups,
+                  const OptionalTensor& y, const OptionalTensor& dnorm, int64_t tile);
+
+std::tuple<Tensor, Tensor, Tensor> conv_wgrad_masked(const Tensor& dout, const Tensor& out, const Tensor& x,
+                                                     const OptionalTensor& x_norm, const std::string& x_act,
+                                                     const Size& weight_size, Pair stride, int64_t tile);
+
+std::tuple<Tensor, Tensor> gram(const Tensor& x, const OptionalTensor& x_norm, const std::string& x_act, Pair stride,
+                                int64_t tile);
+
+Tensor folded_dgrad(const Tensor& g, const Tensor& weight_g, const Tensor& x, const OptionalTensor& x_norm,
+                    const std::string& x_act, const Tensor& weight_x, const Tensor& bias, Pair stride,
+                    const OptionalTensor& residual, int64_t tile);
+
+std::tuple<Tensor, Tensor> folded_dgrad_reduce(const Tensor& g, const Tensor& weight_g, const Tensor& x,
+                                               const OptionalTensor& x_norm, const std::string& x_act,
+                                               const Tensor& weight_x, const Tensor& bias, int64_t tile);
+
+} // namespace fused_resnet::cuda
