@@ -24,6 +24,7 @@ def main() -> None:
 @app.command()
 def selftest(
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    backend: Annotated[str, typer.Option(help="triton, cuda or all.")] = "all",
     brief: Annotated[bool, typer.Option("--brief", help="One problem of every kind of kernel.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write everything to this JSON file.")] = None,
 ) -> None:
@@ -32,7 +33,7 @@ def selftest(
     The exit status is 1 if a check failed.
     """
     from .analysis import conditions
-    from .analysis.selftest import checks, why_not_emulated
+    from .analysis.selftest import KERNELS, checks, why_not
 
     if device not in ("auto", "cuda", "cpu"):
         raise typer.BadParameter(f"device: expected auto, cuda or cpu, got {device!r}")
@@ -40,19 +41,23 @@ def selftest(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("device: there is no CUDA device here")
+    if backend not in (*KERNELS, "all"):
+        raise typer.BadParameter(f"backend: expected one of {(*KERNELS, 'all')}, got {backend!r}")
+    backends = KERNELS if backend == "all" else (backend,)
     console = Console(width=None if Console().is_terminal else 160)
-    if device == "cpu" and (why := why_not_emulated()):
-        console.print(
-            f"There is no GPU, and the kernels' code cannot be executed on the CPU: {why}.\n"
-            "In a source checkout: pip install './tools/gpu_on_cpu[triton]' torchvision"
-        )
+    absent = {name: why for name in backends if (why := why_not(name, device))}
+    if len(absent) == len(backends):
+        for name, why in absent.items():
+            console.print(f"The kernels of {name} cannot run here: {why}.", highlight=False)
+        if device == "cpu":
+            console.print("In a source checkout: pip install './tools/gpu_on_cpu[triton]' torchvision")
         raise typer.Exit(1)
     found = conditions(device)
     for key, value in found.items():
         console.print(f"{key}: {value}", highlight=False, soft_wrap=True)
     findings = []
-    table = Table("check", "of", "", "detail", title=f"Triton kernels on {device}")
-    for check in checks(device, brief):
+    table = Table("check", "of", "", "detail", title=f"kernels on {device}: {backend}")
+    for check in checks(device, brief, backends):
         for finding in check():
             findings.append(finding)
             table.add_row(finding.check, finding.subject, MARKS[finding.passed], finding.detail[:200])

@@ -1,4 +1,6 @@
-"""Set-up of every test: seeds, and how long hypothesis searches."""
+"""Set-up of tests: seeds, how long hypothesis searches, choices between backends."""
+
+import functools
 
 import pytest
 import torch
@@ -22,3 +24,15 @@ def pytest_addoption(parser):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def no_choices(monkeypatch, tmp_path):
+    """No choices between backends and no winners of measurements but a test's own."""
+    from fused_resnet.backends import engines, faster, tuning
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tuning, "_winners", functools.cache(tuning._Winners))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(engines, "assigned", {})
+    monkeypatch.setattr(faster, "measured", {})

@@ -1,8 +1,6 @@
 """Which engine convolves: rules, measurements, and that every op runs where the plan says."""
 
-import contextlib
 import functools
-import importlib.util
 import itertools
 from dataclasses import replace
 
@@ -13,97 +11,24 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fused_resnet
 from fused_resnet import backends, ops
-from fused_resnet.backends import engines, triton, tuning
+from fused_resnet.backends import cuda, engines, gpu, triton, tuning
 from fused_resnet.models.blocks import Bottleneck
-from fused_resnet.nn import FusedUnit, record
+from fused_resnet.nn import record
 from fused_resnet.planner import ConvShape, measure
 from tests import op_samples
+from tests.dispatch import Step, calls, needs_cuda_build, needs_triton, no_gpu, resnet50
 from tests.op_samples import NCHW, NHWC, SAMPLES, Make
 from tests.support import perturb
 from tests.tolerances import assert_close
 
+OWN = engines.OWN
 BF16, FP32, FP64 = torch.bfloat16, torch.float32, torch.float64
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
-)
-needs_cuda_build = pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="torch without CUDA")
-no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 
 
-@pytest.fixture(autouse=True)
-def _forget(monkeypatch, tmp_path):
-    """No choices and winners but a test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(tuning, "_winners", functools.cache(tuning._Winners))
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(engines, "assigned", {})
-
-
-@contextlib.contextmanager
-def default_dtype(dtype):
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@contextlib.contextmanager
-def calls():
-    """A list that receives (op, arguments, backend) of every op, but for those inside the library's."""
-    found, select = [], backends.select
-
-    def keep(op, args):
-        name, function = select(op, args)
-        found.append((op, args, name))
-        return name, function
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backends, "select", keep)
-        yield found
+pytestmark = pytest.mark.usefixtures("no_choices")
 
 
 # ---- engines without values --------------------------------------------------------------------------------
-
-
-class Step:
-    """Forward and backward of a fused model on fake tensors that say they are on a GPU.
-
-    Attributes: calls: (op, arguments, backend) of every op; plans: (modules, plan) of every unit.
-    """
-
-    def __init__(self, make, size, dtype=BF16, layout=NHWC, **kwargs):
-        self.plans, outputs, call = [], [], FusedUnit.__call__
-
-        def record_unit(unit, x, modules, shapes, plan, spec):
-            self.plans.append((modules, shapes, plan))
-
-        def call_and_keep(unit, *args):
-            outputs.append(call(unit, *args))
-            return outputs[-1]
-
-        modes = FakeTensorMode(), record(record_unit), calls()
-        with pytest.MonkeyPatch.context() as patch, modes[0], modes[1], modes[2] as self.calls:
-            patch.setattr(FusedUnit, "__call__", call_and_keep)
-            with torch.device("cuda"), default_dtype(dtype):
-                fused_resnet.fuse(make(), **kwargs)(torch.empty(size).to(memory_format=layout))
-            with torch.no_grad():
-                for out in outputs:  # autograd's engine would ask for the device
-                    out.grad_fn._forward_cls.backward(out.grad_fn, torch.empty_like(out))
-
-    def backends(self):
-        """(op, (in channels, kernel) of its convolutions) -> backends; of other ops: op -> backends."""
-        found = {}
-        for op, args, name in self.calls:
-            convs = engines._convolutions(op, args)
-            key = (op, *((c.weight_size[1], c.weight_size[2]) for c in convs)) if convs else op
-            found.setdefault(key, set()).add(name)
-        return found
-
-
-def resnet50():
-    return fused_resnet.models.create("resnet50", fused=False)
 
 
 @needs_triton
@@ -156,8 +81,9 @@ def test_what_our_kernels_refuse_goes_to_the_library(dtype, layout):
 
 
 @needs_cuda_build
-def test_without_triton_everything_goes_to_the_library(monkeypatch):
+def test_without_kernels_of_our_own_everything_goes_to_the_library(monkeypatch):
     monkeypatch.setattr(triton, "_not_installed", lambda: "Triton is not installed")
+    monkeypatch.setattr(cuda, "extension", lambda: None)
     step = Step(lambda: Bottleneck(64, 16), (2, 64, 8, 8))
     assert {name for _, _, name in step.calls} == {"library", "reference"}
     assert {p.engines for _, _, p in step.plans} == {("library",) * 3}
@@ -170,7 +96,7 @@ def test_a_measured_winner_is_obeyed(monkeypatch):
     monkeypatch.setattr(tuning, "environment", lambda: "some GPU")
     problems = []
     original = measure.engine
-    monkeypatch.setattr(measure, "engine", lambda p, x: problems.append(p) or original(p, x))
+    monkeypatch.setattr(measure, "engine", lambda p, *more: problems.append(p) or original(p, *more))
 
     def make():
         return Bottleneck(64, 16)
@@ -179,7 +105,7 @@ def test_a_measured_winner_is_obeyed(monkeypatch):
     (wanted,) = (p for p in problems if p.shape.kernel == (3, 3))
     assert wanted.reads_raw and wanted.norm == "batch" and not wanted.fold
     monkeypatch.setattr(tuning, "fastest", lambda candidates, run: candidates.index("library"))
-    assert original(wanted, torch.empty(0)) == "library"
+    assert original(wanted, torch.empty(0), ("triton",)) == "library"
     monkeypatch.setattr(tuning, "fastest", lambda candidates, run: pytest.fail("measured"))
     monkeypatch.setattr(tuning, "_winners", functools.cache(tuning._Winners))  # from disk
 
@@ -206,7 +132,7 @@ def test_explain_shows_the_engines():
 @pytest.mark.parametrize("op", sorted(SAMPLES))
 def test_every_convolution_op_knows_its_convolution(op):
     for args in SAMPLES[op](Make()):
-        convs = engines._convolutions(op, args)
+        convs = engines.convolutions(op, args)
         assert len(convs) == (2 if op == "conv_fprop_dual" else int(op.startswith("conv_"))), op
         for conv in convs:
             assert engines.engine_of_call(op, args) == "triton"
@@ -221,7 +147,7 @@ def test_ops_of_one_convolution_agree():
         c
         for op in ("conv_fprop", "conv_fprop_stats", "conv_dgrad", "conv_dgrad_reduce", "conv_wgrad")
         for args in SAMPLES[op](Make(), [conv])
-        for c in engines._convolutions(op, args)
+        for c in engines.convolutions(op, args)
     }
     shape = ConvShape(
         conv.n, conv.x_size[2:], conv.y_size[2:], conv.c, conv.k, conv.kernel, conv.stride, conv.padding,
@@ -245,7 +171,7 @@ def shape_of(kernel, stride):
     ("norm", "fold"), [("batch", False), ("batch", True), ("frozen", False), ("none", False)]
 )
 def test_what_is_measured(norm, fold, reads_raw, stride, monkeypatch):
-    """Every op of the unit's training runs with either engine; the random numbers of others stay."""
+    """Every op of the unit's training runs with each engine; the random numbers of others stay."""
     monkeypatch.setattr(tuning, "environment", lambda: "some GPU")
     problem = measure.Problem(shape_of(1 if fold else 3, stride), FP32, norm, fold, reads_raw)
     ran = {}
@@ -254,19 +180,28 @@ def test_what_is_measured(norm, fold, reads_raw, stride, monkeypatch):
         for candidate in candidates:
             with calls() as ran[candidate]:
                 run(candidate)
-        return 1
+        return candidates.index("library")
 
     monkeypatch.setattr(tuning, "fastest", fastest)
     state = torch.get_rng_state()
     if fold and reads_raw and stride == 2:
         pytest.skip("no strided convolution folds behind a stored one")
-    assert measure.engine(problem, torch.empty(0)) == "library"
+    assert measure.engine(problem, torch.empty(0), OWN) == "library"
     assert torch.equal(torch.get_rng_state(), state)
-    assert set(ran) == {"triton", "library"}
+    assert tuple(ran) == (*OWN, "library")
     for candidate, found in ran.items():
         names = [op for op, _, _ in found]
         assert "conv_wgrad" in names and any("dgrad" in n for n in names)
         assert names.count("bn_act") == (2 if reads_raw and candidate == "library" else 0)
+
+
+def test_measured_without_autocast(monkeypatch):
+    """As units run, whose own products of statistics keep fp32."""
+    monkeypatch.setattr(tuning, "environment", lambda: "some GPU")
+    monkeypatch.setattr(tuning, "fastest", lambda candidates, run: [run(c) for c in candidates].index(None))
+    problem = measure.Problem(shape_of(1, 1), BF16, "batch", True, False)
+    with torch.autocast("cpu", BF16):
+        measure.engine(problem, torch.empty(0), OWN)
 
 
 def test_no_room_to_measure(monkeypatch):
@@ -276,7 +211,7 @@ def test_no_room_to_measure(monkeypatch):
     monkeypatch.setattr(tuning, "environment", lambda: "some GPU")
     monkeypatch.setattr(tuning, "fastest", fastest)
     problem = measure.Problem(shape_of(3, 1), FP32, "batch", False, True)
-    assert measure.engine(problem, torch.empty(0)) == "triton"
+    assert measure.engine(problem, torch.empty(0), OWN) == "triton"
 
 
 # ---- the Triton backend ------------------------------------------------------------------------------------
@@ -284,7 +219,7 @@ def test_no_room_to_measure(monkeypatch):
 
 def test_it_has_every_op():
     assert set(triton.OPS) == set(ops.__all__)
-    assert set(triton._ACTIVATIONS) | set(triton._VECTORS) == set(triton.OPS)
+    assert set(gpu.ACTIVATIONS) | set(gpu.VECTORS) == set(triton.OPS)
 
 
 @no_gpu
@@ -323,7 +258,7 @@ def test_refuses():
 
 @needs_cuda_build
 def test_refuses_old_gpus(monkeypatch):
-    monkeypatch.setattr(triton, "_too_old", triton._too_old.__wrapped__)
+    monkeypatch.setattr(gpu, "too_old", gpu.too_old.__wrapped__)
     monkeypatch.setattr(triton, "_not_installed", lambda: None)
     monkeypatch.setattr(triton, "launches_on", lambda device_type: device_type == "cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

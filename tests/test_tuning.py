@@ -235,6 +235,15 @@ def test_the_fastest(monkeypatch):
     assert clock.runs[-3:] == [3.0, 1.0, 2.0]  # in turn
 
 
+def test_the_host_does_not_count(monkeypatch):
+    """Before a run starts the GPU is kept busy for longer than the host takes to launch it."""
+    clock, filled = Clock(monkeypatch), []
+    monkeypatch.setattr(torch.Tensor, "zero_", lambda t: filled.append(len(clock.runs)))
+    monkeypatch.setattr(tuning, "_launching", lambda candidate, run: 40.0)
+    assert tuning.fastest((16.0, 32.0), clock.run) == 0
+    assert filled.count(len(clock.runs) - 1) == 1 + 2 * 40 / (32 / tuning.FILLS)
+
+
 def test_candidates_that_fail_do_not_count(monkeypatch):
     clock = Clock(monkeypatch)
     assert tuning.fastest((None, 3.0, None, 2.0), clock.run) == 3

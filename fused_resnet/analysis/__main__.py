@@ -65,17 +65,38 @@ def kernels(
 
 
 @app.command()
+def extension() -> None:
+    """Registers and spills of the CUDA C++ kernels in the installed extension, on all that it was built for."""
+    from .extension_table import compiled
+
+    table = Table(title="the extension: as compiled, nothing run")
+    for column in ("sm", "kernel", "threads", "registers", "stack and spills", "static shared", "wrong"):
+        table.add_column(column)
+    failed = 0
+    for k in compiled():
+        failed += bool(k.why_not)
+        cells = k.arch, k.signature, k.threads, k.registers, k.stack, k.shared, k.why_not
+        table.add_row(*map(str, cells))
+    console.print(table)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def traffic(
     network: Annotated[str, typer.Option(help="bottleneck, or one of torchvision's ResNets.")] = "bottleneck",
     batch: Annotated[int, typer.Option(help="Images.")] = 8,
     size: Annotated[int, typer.Option(help="Height and width of the input.")] = 56,
+    backend: Annotated[str, typer.Option(help="triton or cuda.")] = "triton",
 ) -> None:
     """Bytes that a training step moves in bf16, fused and stock; a bottleneck's in units of M*C elements."""
     from .traffic import compare, model
 
     stock, x, unit = model(network, batch, size)
-    eager, fused = compare(stock, x)
-    table = Table(title=f"{network}, input {tuple(x.shape)}, bf16: {unit.name}, counted by running")
+    eager, fused = compare(stock, x, backend)
+    table = Table(
+        title=f"{network}, {backend}, input {tuple(x.shape)}, bf16: {unit.name}, counted by running"
+    )
     for column in ("direction", "kernel or operator", "fused", "stock eager"):
         table.add_column(column, justify="right" if column in ("fused", "stock eager") else "left")
     for direction in ("forward", "backward"):
@@ -98,20 +119,24 @@ def mutation(
     count: Annotated[int, typer.Option(help="Breakages per kernel and architecture.")] = 8,
     only: Annotated[str, typer.Option(help="Only problems with this in their name.")] = "",
     least: Annotated[float, typer.Option(help="The share that must be noticed.")] = 0.95,
+    backend: Annotated[str, typer.Option(help="triton, cuda or all.")] = "all",
 ) -> None:
     """Break kernels on purpose and count what is noticed; survivors are listed."""
     from .mutation import SUBJECTS, mutate
 
     noticed = tried = 0
     for subject in SUBJECTS:
-        for architecture in _architectures(arch) if only in subject[0] else ():
+        if only not in subject.problem or backend not in ("all", subject.backend):
+            continue
+        # the code for every GPU comes from one CUDA source, without anything that only some of them have
+        for architecture in [80] if subject.backend == "cuda" else _architectures(arch):
             verdicts = list(mutate(subject, architecture, count))
             counted = [v for v in verdicts if not v.harmless]
             ours = sum(v.noticed for v in counted)
             noticed, tried = noticed + ours, tried + len(counted)
             console.print(
-                f"{subject[0]}, {subject[1]}, sm_{architecture}: {ours} of {len(counted)} noticed; "
-                f"{len(verdicts) - len(counted)} dropped barriers order nothing"
+                f"{subject.backend}, {subject.problem}, {subject.kernel}, sm_{architecture}: {ours} of "
+                f"{len(counted)} noticed; {len(verdicts) - len(counted)} dropped barriers order nothing"
             )
             for v in counted:
                 if not v.noticed:

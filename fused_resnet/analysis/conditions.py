@@ -62,8 +62,11 @@ def _version(distribution: str) -> str | None:
 
 
 def _extension_state() -> str:
-    why = _extension.why_missing()
-    return f"none ({why})" if why else str(_extension.build_info()["cpu_instruction_set"])
+    if why := _extension.why_missing():
+        return f"none ({why})"
+    info = _extension.build_info()
+    compiled = "".join(f", sm_{a}" for a in info["cuda_architectures"] or ())
+    return f"{info['cpu_instruction_set']}{compiled}" + (f" by nvcc {info['cuda']}" if compiled else "")
 
 
 def _commit() -> str:

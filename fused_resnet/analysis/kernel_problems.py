@@ -6,7 +6,7 @@ to `_PROBLEMS`.
 
     problem = PROBLEMS["conv_fprop-3x3"]
     for args in problem.arguments(Make(torch.bfloat16, seed=0)):
-        for configuration in every_configuration(problem, args):
+        for configuration in every_configuration(problem, args, backend="triton"):
             results = configuration.run()
             assert max(kernel_truth.check(problem.op, args, results).values()) <= 1
 """
@@ -16,9 +16,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -36,32 +36,41 @@ __all__ = [
     "Window",
     "every_configuration",
     "host",
+    "host_modules",
     "run",
 ]
 
-BACKEND = "fused_resnet.backends.triton"
+BACKENDS = "fused_resnet.backends"
+# Modules of each backend with host functions of ops, or what chooses between launch configurations.
+_MODULES = {
+    "triton": ("norm", "pool", "fprop", "dgrad", "wgrad", "gram", "folded"),
+    "cuda": ("products",),
+}
 
 
 # ---- running an op with each of its configurations
 
 
 @functools.cache
-def host(op: str) -> Callable[..., Any]:
-    """The Triton backend's function for `op`."""
-    for family in ("norm", "pool", "fprop", "dgrad", "wgrad", "gram", "folded"):
-        module = importlib.import_module(f"{BACKEND}.{family}")
+def host(op: str, backend: str = "triton") -> Callable[..., Any]:
+    """The backend's function for `op`; all its modules are imported."""
+    for module in host_modules(backend):
         if hasattr(module, op):
             return getattr(module, op)
-    raise KeyError(op)
+    return importlib.import_module(f"{BACKENDS}.{backend}").OPS[op]
 
 
-def run(op: str, args: Sequence[Any]) -> tuple[Tensor, ...]:
-    """The results of the Triton backend's function; of an op that works in place, what it wrote to copies."""
+def host_modules(backend: str) -> list[ModuleType]:
+    return [importlib.import_module(f"{BACKENDS}.{backend}.{name}") for name in _MODULES[backend]]
+
+
+def run(op: str, args: Sequence[Any], backend: str = "triton") -> tuple[Tensor, ...]:
+    """The results of the backend's function; of an op that works in place, what it wrote to copies."""
     if op == "bn_update_running":
         written = args[0].clone(), args[1].clone()
-        host(op)(*written, *args[2:])
+        host(op, backend)(*written, *args[2:])
         return written
-    results = host(op)(*args)
+    results = host(op, backend)(*args)
     return results if isinstance(results, tuple) else (results,)
 
 
@@ -71,8 +80,8 @@ class Problem:
 
     Attributes:
         arguments: from a `Make` the arguments of the op, for several sizes.
-        thresholds: "module.NAME" -> value: from which size on the backend works in another way, so low that
-            small problems take the ways of large ones.
+        thresholds: "backend.module.NAME" -> value: from which size on that backend works in another way, so
+            low that small problems take the ways of large ones.
     """
 
     name: str
@@ -88,18 +97,19 @@ class Configuration:
     problem: Problem
     args: Sequence[Any]
     index: int
+    backend: str = "triton"
     chosen: Any = None
     choices: int = 1
 
     def run(self) -> tuple[Tensor, ...]:
-        host(self.problem.op)  # imports what is patched here
         with contextlib.ExitStack() as patches:
             for name, value in self.problem.thresholds.items():
-                module, _, constant = name.rpartition(".")
-                patches.enter_context(mock.patch(f"{BACKEND}.{module}.{constant}", value))
-            for module in _tuning_modules():
-                patches.enter_context(mock.patch.object(module, "tuned", self._tuned))
-            return run(self.problem.op, self.args)
+                if name.startswith(f"{self.backend}."):
+                    patches.enter_context(mock.patch(f"{BACKENDS}.{name}", value))
+            for module in host_modules(self.backend):
+                if hasattr(module, "tuned"):
+                    patches.enter_context(mock.patch.object(module, "tuned", self._tuned))
+            return run(self.problem.op, self.args, self.backend)
 
     def _tuned(self, key: Any, candidates: Sequence[Any], run: Callable[[Any], Any]) -> Any:
         """In place of `backends.tuning.tuned`: the candidate of this number."""
@@ -108,16 +118,13 @@ class Configuration:
         return run(self.chosen)
 
 
-def _tuning_modules() -> list[Any]:
-    """The backend's modules that imported `tuned`."""
-    return [m for n, m in sys.modules.items() if n.startswith(BACKEND + ".") and hasattr(m, "tuned")]
-
-
-def every_configuration(problem: Problem, args: Sequence[Any]) -> Iterator[Configuration]:
+def every_configuration(
+    problem: Problem, args: Sequence[Any], backend: str = "triton"
+) -> Iterator[Configuration]:
     """A configuration for each candidate. Running one tells how many there are: run each before the next."""
     index, choices = 0, 1
     while index < choices:
-        configuration = Configuration(problem, args, index)
+        configuration = Configuration(problem, args, index, backend)
         yield configuration
         index, choices = index + 1, configuration.choices
 
@@ -155,6 +162,8 @@ THREE_ODD = _convs(PIXELS, ODD, kernel=(3, 3), padding=(1, 1))
 THREE_2 = _convs(PIXELS_2, CHANNELS, kernel=(3, 3), stride=(2, 2), padding=(1, 1))
 DILATED = _convs(PIXELS, ODD, kernel=(3, 3), padding=(2, 3), dilation=(2, 3))
 DILATED_2 = _convs(PIXELS_2, ODD, kernel=(3, 3), stride=(2, 2), padding=(2, 1), dilation=(2, 1))
+FEW_FILTERS = _convs(FEW[:1], ((48, 16),))
+WIDE = _convs(PIXELS, ((80, 144), (128, 128)))
 LOPSIDED = _convs(FEW, CHANNELS, kernel=(1, 3), stride=(2, 1), padding=(0, 1))
 SKIPPING = _convs(FEW_2, CHANNELS, kernel=(2, 2), stride=(3, 3))  # some input pixels are never read
 STEM = _convs(FEW_2, ((3, 64), (3, 64)), kernel=(7, 7), stride=(2, 2), padding=(3, 3))
@@ -166,10 +175,12 @@ OBLONG = Window((2, 3), (1, 2), (0, 1))
 LARGE, OVERLAPPING = Window((5, 5), (2, 3), (2, 2)), Window((5, 5), (1, 1), (2, 2))
 
 # A GPU of so few programs that these problems fill it; sums that are split for so few rows.
-FILLED = {"configs.PROGRAMS": 1}
-SPLIT = {"configs.SPLIT_ROWS": 64}
-CHUNKED = {"merge.DIRECT": 2, "merge.CHUNK": 2}
-LOOPING = {"configs.REDUCING": 2}
+# Thresholds of csrc/cuda are as low wherever its kernels run on the CPU.
+FILLED = {"triton.configs.PROGRAMS": 1, "cuda.tiles.BLOCKS": 1}
+SPLIT = {"triton.configs.SPLIT_ROWS": 64}
+LARGE_TILES = {"cuda.tiles.BLOCKS": 1}
+CHUNKED = {"triton.merge.DIRECT": 2, "triton.merge.CHUNK": 2}
+LOOPING = {"triton.configs.REDUCING": 2}
 
 # op-variant, what the op's builder gets (first: of each size), thresholds
 _Row = tuple[str, Sequence[tuple], Mapping[str, Any], Mapping[str, int]]
@@ -192,6 +203,7 @@ _PROBLEMS: tuple[_Row, ...] = (
     ("conv_fprop_stats-3x3", THREE, dict(prologue="relu"), CHUNKED),
     ("conv_fprop_stats-3x3-stride2", THREE_2, dict(), {}),
     ("conv_fprop_stats-stem", STEM, dict(), {}),
+    ("conv_fprop_stats-groups", GROUPED, dict(prologue="relu"), {}),
     ("conv_fprop_stats-groups-flat", FLAT_2, dict(prologue="relu"), {}),
     ("conv_dgrad-1x1", POINTWISE, dict(residual=True), {}),
     ("conv_dgrad-1x1-plain", POINTWISE_MANY_BACK, dict(gradient="g"), FILLED),
@@ -212,7 +224,7 @@ _PROBLEMS: tuple[_Row, ...] = (
     ("conv_dgrad_reduce-3x3-odd", THREE_ODD, dict(gradient="g", act="identity"), {}),
     ("conv_dgrad_reduce-groups-flat", FLAT, dict(), {}),
     ("conv_wgrad-1x1", POINTWISE, dict(), SPLIT),
-    ("conv_wgrad-1x1-wide", _convs(PIXELS, ((80, 144), (128, 128))), dict(prologue="identity"), SPLIT),
+    ("conv_wgrad-1x1-wide", WIDE, dict(prologue="identity"), SPLIT),
     ("conv_wgrad-1x1-stride2-odd", POINTWISE_2_ODD, dict(prologue=None, gradient="g"), SPLIT),
     ("conv_wgrad-3x3", THREE[:3], dict(), SPLIT),
     ("conv_wgrad-3x3-stride2", THREE_2[:3], dict(gradient="a*g"), {}),
@@ -220,16 +232,17 @@ _PROBLEMS: tuple[_Row, ...] = (
     ("conv_wgrad-stem", STEM, dict(prologue=None), SPLIT),
     ("conv_wgrad-groups", GROUPED, dict(), {}),
     ("conv_wgrad-groups-flat", FLAT, dict(), SPLIT),
-    ("conv_wgrad_masked-1x1", POINTWISE, dict(), SPLIT),
+    ("conv_wgrad_masked-1x1", [*POINTWISE, *FEW_FILTERS], dict(), SPLIT),
+    ("conv_wgrad_masked-1x1-wide", WIDE, dict(prologue="identity"), SPLIT),
     ("conv_wgrad_masked-1x1-stride2-odd", POINTWISE_2_ODD, dict(prologue=None), SPLIT),
     ("gram-relu", POINTWISE, dict(), SPLIT),
     ("gram-stride2", POINTWISE_2, dict(prologue="identity"), SPLIT),
     ("gram-odd", POINTWISE_ODD, dict(prologue=None), {}),
-    ("folded_dgrad-residual", POINTWISE, dict(residual=True), {}),
+    ("folded_dgrad-residual", POINTWISE, dict(residual=True), LARGE_TILES),
     ("folded_dgrad-odd", POINTWISE_ODD, dict(prologue="identity"), {}),
     ("folded_dgrad-stride2", POINTWISE_2, dict(), {}),
     ("folded_dgrad-stride2-residual-odd", POINTWISE_2_ODD, dict(prologue=None, residual=True), {}),
-    ("folded_dgrad_reduce-relu", POINTWISE, dict(), CHUNKED),
+    ("folded_dgrad_reduce-relu", POINTWISE, dict(), CHUNKED | LARGE_TILES),
     ("folded_dgrad_reduce-odd", POINTWISE_ODD, dict(act="identity"), {}),
     ("conv_fprop_dual-relu", _convs(PIXELS, ((96, 80), (64, 64), (32, 144))), dict(), FILLED),
     ("conv_fprop_dual-stride2", _convs(PIXELS_2, ((96, 80), (64, 64)), stride=(2, 2)), dict(), {}),
@@ -249,6 +262,7 @@ _PROBLEMS: tuple[_Row, ...] = (
     ("bn_act_bwd_reduce-y-out", BN_EVEN, dict(given="y out"), LOOPING),
     ("bn_act_bwd_reduce-out", BN_EVEN, dict(given="out"), {}),
     ("bn_act_bwd_reduce-dual", BN_EVEN, dict(given="y out dual"), {}),
+    ("bn_act_bwd_reduce-dual-odd", BN_ODD, dict(given="y out dual"), {}),
     ("bn_act_bwd_reduce-dual-alone", BN_ODD, dict(given="out dual"), {}),
     ("bn_act_bwd_reduce-y-odd", BN_ODD, dict(given="y"), LOOPING),
     ("bn_act_bwd_reduce-identity", BN_EVEN, dict(given="", act="identity"), {}),

@@ -8,27 +8,48 @@ It is noticed if the code is refused, the run faults, or a result is further fro
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
 
 from . import kernel_truth
-from .kernel_problems import PROBLEMS, Configuration, Make, Problem
+from .kernel_problems import PROBLEMS, Configuration, Make
 
-# A problem and the kernel of it that is broken: every kind of kernel, each way that results are made.
+
+class Subject(NamedTuple):
+    """A problem, and the kernel of it that is broken."""
+
+    backend: str
+    problem: str
+    kernel: str
+
+
+# Every kind of kernel, each way that results are made.
 SUBJECTS = (
-    ("conv_fprop_stats-3x3", "conv_fprop"),
-    ("conv_fprop-1x1-tail", "conv_fprop"),
-    ("conv_fprop_dual-stride2", "conv_fprop_dual"),
-    ("conv_dgrad_reduce-3x3-stride2", "conv_dgrad"),
-    ("folded_dgrad_reduce-relu", "folded_dgrad"),
-    ("conv_wgrad-3x3", "conv_wgrad"),
-    ("gram-relu", "gram"),
-    ("bn_act_bwd_reduce-y", "bn_act_bwd_reduce"),
-    ("bn_act_maxpool_bwd_reduce-stem", "bn_act_maxpool_bwd_reduce"),
+    Subject("triton", "conv_fprop_stats-3x3", "conv_fprop"),
+    Subject("triton", "conv_fprop-1x1-tail", "conv_fprop"),
+    Subject("triton", "conv_fprop_dual-stride2", "conv_fprop_dual"),
+    Subject("triton", "conv_dgrad_reduce-3x3-stride2", "conv_dgrad"),
+    Subject("triton", "folded_dgrad_reduce-relu", "folded_dgrad"),
+    Subject("triton", "conv_wgrad-3x3", "conv_wgrad"),
+    Subject("triton", "gram-relu", "gram"),
+    Subject("triton", "bn_act_bwd_reduce-y", "bn_act_bwd_reduce"),
+    Subject("triton", "bn_act_maxpool_bwd_reduce-stem", "bn_act_maxpool_bwd_reduce"),
+    Subject("cuda", "conv_fprop_stats-3x3", "fprop"),
+    Subject("cuda", "conv_fprop-1x1-tail", "fprop"),
+    Subject("cuda", "conv_fprop_dual-stride2", "fprop_dual"),
+    Subject("cuda", "conv_dgrad_reduce-3x3-stride2", "dgrad"),
+    Subject("cuda", "folded_dgrad_reduce-relu", "folded_dgrad"),
+    Subject("cuda", "conv_wgrad-3x3", "wgrad"),
+    Subject("cuda", "gram-relu", "gram"),
+    Subject("cuda", "bn_act_bwd_reduce-y", "bn_act_bwd_reduce"),
+    Subject("cuda", "bn_act_maxpool_bwd_reduce-stem", "bn_act_maxpool_bwd_reduce"),
 )
 SCHEDULES = (0, 1, 2)
 
@@ -55,7 +76,7 @@ class Verdict:
         return not self.noticed and self.breakage.kind == "drop bar.sync"
 
 
-def mutate(subject: tuple[str, str], arch: int, count: int, choice: int = 0) -> Iterator[Verdict]:
+def mutate(subject: Subject, arch: int, count: int, choice: int = 0) -> Iterator[Verdict]:
     """Verdicts on `count` breakages of one kernel.
 
     Args: subject: of SUBJECTS; arch: compute capability times ten; choice: another choice of breakages.
@@ -63,45 +84,61 @@ def mutate(subject: tuple[str, str], arch: int, count: int, choice: int = 0) -> 
     """
     from gpu_on_cpu.mutation import mutate as breakages
 
-    problem, kernel = PROBLEMS[subject[0]], subject[1]
+    problem = PROBLEMS[subject.problem]
     arguments = problem.arguments(Make(torch.bfloat16))
-    sound = _judge(problem, arguments, arch, "", "")
-    assert sound is None, f"{problem.name} fails unbroken: {sound}"
-    codes = _codes(problem, arguments, kernel, arch)
+    sound = _judge(subject, arguments, arch, "", "")
+    assert sound is None, f"{subject} fails unbroken: {sound}"
+    codes = _codes(subject, arguments, arch)
     each = -(-count // len(codes))
     for code in codes:
         for breakage in breakages(code, each, choice):
-            how = _judge(problem, arguments, arch, code, breakage.ptx)
-            yield Verdict(problem.name, kernel, arch, breakage, how is not None, how or "survived")
+            how = _judge(subject, arguments, arch, code, breakage.ptx)
+            yield Verdict(problem.name, subject.kernel, arch, breakage, how is not None, how or "survived")
 
 
-def _codes(problem: Problem, arguments: Sequence[tuple], kernel: str, arch: int) -> list[str]:
-    """The distinct code of `kernel` in a problem."""
+def _emulate(
+    backend: str, arch: int, seed: int = 0, execute: bool = True
+) -> AbstractContextManager[list[Any]]:
+    """Runs the kernels of a backend from their PTX."""
+    if backend == "cuda":
+        from .cuda_emulation import emulate_cuda
+
+        return emulate_cuda("ptx", arch, seed, execute=execute)
     from gpu_on_cpu import emulate
 
-    with emulate(arch, execute=False) as records:
+    return emulate(arch, seed, execute=execute, timeout=20.0)
+
+
+def _codes(subject: Subject, arguments: Sequence[tuple], arch: int) -> list[str]:
+    """The distinct code of a kernel in a problem."""
+    with _emulate(subject.backend, arch, execute=False) as records:
         for args in arguments:
-            Configuration(problem, args, 0).run()
-    return list(dict.fromkeys(record.ptx for record in records if record.name == kernel))
+            Configuration(PROBLEMS[subject.problem], args, 0, subject.backend).run()
+    return list(dict.fromkeys(record.ptx for record in records if record.name == subject.kernel))
 
 
-def _judge(problem: Problem, arguments: Sequence[tuple], arch: int, code: str, broken: str) -> str | None:
+def _driver(backend: str) -> ModuleType:
+    """What launches the kernels of a backend, and finds their code by `module_of`."""
+    return importlib.import_module(f"gpu_on_cpu.{backend}.driver")
+
+
+def _judge(subject: Subject, arguments: Sequence[tuple], arch: int, code: str, broken: str) -> str | None:
     """Who notices that `broken` runs in place of `code`; None if nobody does."""
-    from gpu_on_cpu import CompilerError, KernelFault, Module, Unsupported, emulate
-    from gpu_on_cpu.triton import driver
+    from gpu_on_cpu import CompilerError, KernelFault, Module, Unsupported
 
+    driver, problem = _driver(subject.backend), PROBLEMS[subject.problem]
     original = driver.module_of
     made = functools.cache(lambda: Module(broken, "-O0"))
 
-    def module_of(ptx: str, optimize: str) -> Module:
+    def module_of(ptx: str, optimize: str) -> Any:
         return made() if ptx == code else original(ptx, optimize)
 
     try:
         with mock.patch.object(driver, "module_of", module_of):
             for seed in SCHEDULES:
                 for i, args in enumerate(arguments):
-                    with emulate(arch, seed, timeout=20.0):
-                        results = Configuration(problem, args, 0).run()
+                    with _emulate(subject.backend, arch, seed):
+                        results = Configuration(problem, args, 0, subject.backend).run()
                     errors = kernel_truth.check(problem.op, args, results)
                     if wrong := [name for name, error in errors.items() if not error <= 1]:
                         return f"wrong {', '.join(wrong)} of size {i} under schedule {seed}"

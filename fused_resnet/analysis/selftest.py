@@ -1,4 +1,4 @@
-"""Do the Triton kernels compute what they must on this machine? Checks to run one after another.
+"""Do our GPU kernels, in Triton and in CUDA C++, compute what they must on this machine? Checks for that.
 
 On a GPU the kernels run on it. Without one, gpu_on_cpu executes the same generated code on the CPU, for a few
 problems, and everything that only a GPU can show is listed as not checked.
@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from .. import use_backend
+from ..backends import engines, unavailable
 from ..convert import fuse
-from . import kernel_truth
+from . import cuda_emulation, kernel_truth, profiling
 from .kernel_problems import PROBLEMS, Make, Problem, every_configuration
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+KERNELS = engines.OWN  # backends of our own kernels
+ARCHITECTURES = 80, 90, 100
 # One problem of every kind of kernel, for a brief run.
 BRIEF = (
     *("bn_act_bwd_reduce-y", "conv_fprop_stats-3x3", "conv_dgrad_reduce-3x3-stride2", "conv_wgrad-1x1"),
@@ -49,18 +52,51 @@ class Finding:
 Check = Callable[[], Iterator[Finding]]
 
 
-def checks(device: str, brief: bool, architectures: tuple[int, ...] = (80, 90, 100)) -> list[Check]:
-    """The checks for `device`: "cuda", or "cpu" to execute the generated code for `architectures`."""
+def checks(device: str, brief: bool, backends: Sequence[str] = KERNELS) -> list[Check]:
+    """The checks of `backends` for `device`: "cuda", or "cpu" to execute the code for `ARCHITECTURES`."""
     names = [n for n in PROBLEMS if n in BRIEF] if brief or device == "cpu" else list(PROBLEMS)
     problems = [PROBLEMS[name] for name in names]
+    found: list[Check] = []
+    for backend in backends:
+        if why := why_not(backend, device):
+            found.append(functools.partial(_absent, backend, why))
+            continue
+        made = _on_cpu(backend, problems) if device == "cpu" else _on_gpu(backend, problems, brief)
+        found += [functools.partial(_of_backend, backend, check) for check in made]
     if device == "cpu":
-        emulated = (functools.partial(_emulated, arch, problems) for arch in architectures)
-        return [*emulated, compiled, unchecked]
+        return [*found, unchecked]
+    chosen = (functools.partial(check, None) for check in (captured, traced))
+    return found if brief else [*found, *chosen, benchmarks]
+
+
+def why_not(backend: str, device: str) -> str | None:
+    """Why the kernels of this backend cannot be checked on `device`, or None."""
+    return unavailable(backend) if device == "cuda" else why_not_emulated(backend)
+
+
+def _absent(backend: str, why: str) -> Iterator[Finding]:
+    yield Finding(backend, "everything", None, why)
+
+
+def _of_backend(backend: str, check: Check) -> Iterator[Finding]:
+    for finding in check():
+        yield dataclasses.replace(finding, check=f"{backend} {finding.check}")
+
+
+def _on_gpu(backend: str, problems: list[Problem], brief: bool) -> list[Check]:
     found: list[Check] = [
-        functools.partial(parity, problems, DTYPES, device),
-        functools.partial(blocks, device),
+        functools.partial(parity, backend, problems, DTYPES, "cuda"),
+        functools.partial(blocks, backend, "cuda"),
     ]
-    return found if brief else [*found, captured, traced, sanitized, benchmarks]
+    more = captured, traced, sanitized, profiled
+    return found if brief else [*found, *(functools.partial(check, backend) for check in more)]
+
+
+def _on_cpu(backend: str, problems: list[Problem]) -> list[Check]:
+    # the C++ sources are the same for all architectures
+    architectures = ARCHITECTURES if backend == "triton" else ARCHITECTURES[:1]
+    emulated = (functools.partial(_emulated, backend, arch, problems) for arch in architectures)
+    return [*emulated, compiled] if backend == "triton" else [*emulated]
 
 
 def _guarded(check: str, subject: str, body: Callable[[], str]) -> Finding:
@@ -72,19 +108,21 @@ def _guarded(check: str, subject: str, body: Callable[[], str]) -> Finding:
         return Finding(check, subject, False, f"{type(error).__name__}: {text[0]}"[:300])
 
 
-def parity(problems: Iterable[Problem], dtypes: dict[str, torch.dtype], device: str) -> Iterator[Finding]:
+def parity(
+    backend: str, problems: Iterable[Problem], dtypes: dict[str, torch.dtype], device: str
+) -> Iterator[Finding]:
     """Every problem in every launch configuration against fp64, twice: results must be equal bit for bit."""
     for problem in problems:
         for name, dtype in dtypes.items():
-            body = functools.partial(_parity, problem, dtype, device)
+            body = functools.partial(_parity, backend, problem, dtype, device)
             yield _guarded("parity", f"{problem.name} {name}", body)
 
 
-def _parity(problem: Problem, dtype: torch.dtype, device: str) -> str:
+def _parity(backend: str, problem: Problem, dtype: torch.dtype, device: str) -> str:
     worst, runs = 0.0, 0
     for args in problem.arguments(Make(dtype)):
         there = [a.to(device) if isinstance(a, Tensor) else a for a in args]
-        for configuration in every_configuration(problem, there):
+        for configuration in every_configuration(problem, there, backend):
             results = configuration.run()
             if not all(map(_same_bits, results, configuration.run())):
                 raise AssertionError(f"{configuration.chosen}: two runs differ")
@@ -96,7 +134,12 @@ def _parity(problem: Problem, dtype: torch.dtype, device: str) -> str:
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+    return torch.equal(_bytes(a), _bytes(b))
+
+
+def _bytes(t: Tensor) -> Tensor:
+    """In canonical strides: `contiguous` leaves those of dimensions of size 1 as they are."""
+    return t.clone(memory_format=torch.contiguous_format).view(torch.uint8)
 
 
 def _block(kind: str) -> tuple[nn.Module, int]:
@@ -133,13 +176,15 @@ def _error(got: list[Tensor], want: list[Tensor]) -> float:
     return (off / sum(b.double().square().sum() for b in want)).sqrt().item()  # type: ignore[union-attr]
 
 
-def blocks(device: str, kinds: Iterable[str] = BLOCKS, size: int = 14, batch: int = 4) -> Iterator[Finding]:
+def blocks(
+    backend: str, device: str, kinds: Iterable[str] = BLOCKS, size: int = 14, batch: int = 4
+) -> Iterator[Finding]:
     """Whole blocks in bf16, forward and backward: no further from fp64 than twice what stock is."""
     for kind in kinds:
-        yield _guarded("block", kind, functools.partial(_compare_block, kind, device, size, batch))
+        yield _guarded("block", kind, functools.partial(_compare_block, backend, kind, device, size, batch))
 
 
-def _compare_block(kind: str, device: str, size: int, batch: int) -> str:
+def _compare_block(backend: str, kind: str, device: str, size: int, batch: int) -> str:
     torch.manual_seed(0)
     stock, channels = _block(kind)
     stock = stock.to(device, torch.bfloat16).to(memory_format=torch.channels_last)
@@ -153,7 +198,7 @@ def _compare_block(kind: str, device: str, size: int, batch: int) -> str:
         .to(memory_format=torch.channels_last)
     )
     truth = _step(copy.deepcopy(stock).double(), x.double())
-    with use_backend("triton"):
+    with use_backend(backend):
         ours = _error(_step(fuse(copy.deepcopy(stock)), x), truth)
     theirs = _error(_step(stock, x), truth)
     if not ours <= 2 * theirs:
@@ -161,9 +206,16 @@ def _compare_block(kind: str, device: str, size: int, batch: int) -> str:
     return f"error {ours:.2e}, stock {theirs:.2e}"
 
 
-def captured() -> Iterator[Finding]:
+def _on(backend: str | None) -> contextlib.AbstractContextManager:
+    """None: whichever was measured to be fastest."""
+    return contextlib.nullcontext() if backend is None else use_backend(backend)
+
+
+def captured(backend: str | None) -> Iterator[Finding]:
     """A CUDA graph of a training step: no kernel may make the host wait, and replays give the same bits."""
-    yield _guarded("CUDA graph", "training step of a bottleneck", _capture)
+    with _on(backend):
+        finding = _guarded("CUDA graph", "training step of a bottleneck", _capture)
+    yield finding
 
 
 def _capture() -> str:
@@ -187,9 +239,11 @@ def _capture() -> str:
     return "replay equals eager bit for bit"
 
 
-def traced() -> Iterator[Finding]:
+def traced(backend: str | None) -> Iterator[Finding]:
     """torch.compile of a fused block."""
-    yield _guarded("torch.compile", "training step of a bottleneck, fullgraph", _trace)
+    with _on(backend):
+        finding = _guarded("torch.compile", "training step of a bottleneck, fullgraph", _trace)
+    yield finding
 
 
 def _trace() -> str:
@@ -198,13 +252,14 @@ def _trace() -> str:
     x = torch.randn(8, channels, 28, 28, device="cuda", dtype=torch.bfloat16).to(
         memory_format=torch.channels_last
     )
-    error = _error(_step(torch.compile(module, fullgraph=True), x), _step(module, x))  # type: ignore[arg-type]
+    eager = _step(module, x)  # first: measures engines, which a compiled graph takes as it finds them
+    error = _error(_step(torch.compile(module, fullgraph=True), x), eager)  # type: ignore[arg-type]
     if not error <= 1e-3:
         raise AssertionError(f"differs from eager by {error:.2e}")
     return f"differs from eager by {error:.1e}"
 
 
-def sanitized() -> Iterator[Finding]:
+def sanitized(backend: str) -> Iterator[Finding]:
     """The brief parity checks under NVIDIA's memory and race checkers."""
     tool = shutil.which("compute-sanitizer")
     for kind in ("memcheck", "racecheck", "initcheck", "synccheck"):
@@ -212,7 +267,8 @@ def sanitized() -> Iterator[Finding]:
             yield Finding("compute-sanitizer", kind, None, "compute-sanitizer is not on the PATH")
             continue
         checked = [tool, "--tool", kind, "--error-exitcode", "1", sys.executable, "-m", "fused_resnet"]
-        body = functools.partial(_run, [*checked, "selftest", "--brief"])
+        brief = ["selftest", "--device", "cuda", "--brief", "--backend", backend]
+        body = functools.partial(_run, [*checked, *brief])
         yield _guarded("compute-sanitizer", kind, body)
 
 
@@ -221,6 +277,19 @@ def _run(command: list[str]) -> str:
     if done.returncode:
         raise RuntimeError(" | ".join((done.stdout + done.stderr).strip().splitlines()[-5:]))
     return "no error"
+
+
+def profiled(backend: str) -> Iterator[Finding]:
+    """What NVIDIA's profiler counts of a kernel of every kind: no check, figures for the report."""
+    subject, tool = "bytes, occupancy, bank conflicts", shutil.which("ncu")
+    if tool is None:
+        yield Finding("ncu", subject, None, "ncu is not on the PATH")
+        return
+    try:
+        for kernel, counted in profiling.profile(tool, backend).items():
+            yield Finding("ncu", kernel, True, counted)
+    except RuntimeError as error:  # often it is not permitted to count
+        yield Finding("ncu", subject, None, str(error)[:300])
 
 
 def benchmarks() -> Iterator[Finding]:
@@ -243,14 +312,21 @@ def _benchmark() -> str:
 # ---- without a GPU
 
 
-def _emulated(arch: int, problems: list[Problem]) -> Iterator[Finding]:
+def _emulated(backend: str, arch: int, problems: list[Problem]) -> Iterator[Finding]:
     """The generated code for one architecture, executed on the CPU."""
-    from gpu_on_cpu import emulate
-
-    with emulate(arch, seed=1):
-        made = (*parity(problems, {"bf16": torch.bfloat16}, "cpu"), *blocks("cpu", BLOCKS[-1:], 5, 2))
+    with _emulation(backend, arch):
+        of_ops = parity(backend, problems, {"bf16": torch.bfloat16}, "cpu")
+        made = (*of_ops, *blocks(backend, "cpu", BLOCKS[-1:], 5, 2))
     for finding in made:
         yield dataclasses.replace(finding, check=f"{finding.check}, code for sm_{arch} on the CPU")
+
+
+def _emulation(backend: str, arch: int) -> contextlib.AbstractContextManager:
+    if backend == "cuda":
+        return cuda_emulation.emulate_cuda(arch=arch, seed=1)
+    from gpu_on_cpu import emulate
+
+    return emulate(arch, seed=1)
 
 
 def compiled() -> Iterator[Finding]:
@@ -281,11 +357,13 @@ def unchecked() -> Iterator[Finding]:
         yield Finding("not checked", subject, None, why)
 
 
-def why_not_emulated() -> str | None:
-    """Why the generated code cannot be executed here, or None."""
-    for name in ("triton", "gpu_on_cpu", "torchvision"):
+def why_not_emulated(backend: str) -> str | None:
+    """Why the backend's code cannot be executed here, or None."""
+    for name in ("torchvision", "gpu_on_cpu", *(["triton"] if backend == "triton" else [])):
         if importlib.util.find_spec(name) is None:
             return f"{name} is not installed"
+    if backend == "cuda":
+        return cuda_emulation.why_not() or (None if shutil.which("nvcc") else "nvcc is not on the PATH")
     with contextlib.suppress(ImportError):
         import gpu_on_cpu.triton  # noqa: F401
 

@@ -2,13 +2,14 @@
 
 Two counters. `eager_bytes` is for PyTorch's own operators: every activation that an operator reads or writes
 counts once per operator, as if it came from memory and went there. `kernel_bytes` is for this package's
-Triton kernels, which an interpreter executes while it notes every access: each 32-byte sector counts once per
-kernel and direction, what an unlimited cache inside one kernel would leave. Everything counts: weights,
-statistics and partial sums too.
+kernels, which are executed while every access is noted (Triton's by an interpreter, those in CUDA C++ as the
+code that nvcc generates): each 32-byte sector counts once per kernel and direction, what an unlimited cache
+inside one kernel would leave. Everything counts: weights, statistics and partial sums too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -116,29 +117,51 @@ def eager_bytes(model: nn.Module, x: Tensor) -> StepBytes:
     return found
 
 
-def kernel_bytes(model: nn.Module, x: Tensor) -> StepBytes:
-    """What this package's Triton kernels, and the operators between them, move in a training step of `model`.
+def kernel_bytes(model: nn.Module, x: Tensor, backend: str = "triton") -> StepBytes:
+    """What a backend's kernels, and the operators between them, move in a training step of `model`.
 
-    Args: model: fused; x ``[N, C, H, W]``; both on the CPU, where the kernels are interpreted.
-    Raises: ModuleNotFoundError without gpu_on_cpu, which interprets them.
+    Args: model: fused; x ``[N, C, H, W]``; both on the CPU, where the kernels are executed.
+    Raises: ModuleNotFoundError without gpu_on_cpu, which executes them.
     """
-    from gpu_on_cpu import emulate
-    from gpu_on_cpu.triton import interpreting
-
     found, direction = StepBytes(), ""
     operators = _Operators(lambda name, n: found.add(direction, name, n), lambda t: True)
-    with emulate(execute=False), interpreting() as launches, use_backend("triton"), operators:
+    with _metered(backend) as launches, use_backend(backend), operators:
         for coming in training_step(model, x):
-            take(((launch.name, launch.traffic) for launch in launches), found, direction)
-            launches.clear()
+            take(launches(), found, direction)
             direction = coming
-        take(((launch.name, launch.traffic) for launch in launches), found, direction)
+        take(launches(), found, direction)
     return found
 
 
-def compare(stock: nn.Module, x: Tensor) -> tuple[StepBytes, StepBytes]:
-    """Bytes of a training step: PyTorch's operators, this package's kernels."""
-    return eager_bytes(copy.deepcopy(stock).to("meta"), x.to("meta")), kernel_bytes(fuse(stock), x)
+Launches = Callable[[], list[tuple[str, Any]]]
+
+
+@contextlib.contextmanager
+def _metered(backend: str) -> Iterator[Launches]:
+    """Gives a function that tells, and forgets, what was launched since: names and gpu_on_cpu's Traffic."""
+    if backend == "cuda":
+        from .cuda_emulation import emulate_cuda
+
+        with emulate_cuda("ptx", traffic=True) as records:
+            yield lambda: [(r.name, r.launch.traffic) for r in _taken(records) if r.launch is not None]
+    else:
+        from gpu_on_cpu import emulate
+        from gpu_on_cpu.triton import interpreting
+
+        with emulate(execute=False), interpreting() as launched:
+            yield lambda: [(launch.name, launch.traffic) for launch in _taken(launched)]
+
+
+def _taken(launches: list[Any]) -> list[Any]:
+    """The elements, which the list loses."""
+    found = list(launches)
+    launches.clear()
+    return found
+
+
+def compare(stock: nn.Module, x: Tensor, backend: str = "triton") -> tuple[StepBytes, StepBytes]:
+    """Bytes of a training step: PyTorch's operators, a backend's kernels."""
+    return eager_bytes(copy.deepcopy(stock).to("meta"), x.to("meta")), kernel_bytes(fuse(stock), x, backend)
 
 
 def take(launches: Iterable[tuple[str, Any]], found: StepBytes, direction: str) -> None:

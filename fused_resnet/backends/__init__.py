@@ -2,20 +2,20 @@
 
 A backend has ``OPS`` (name -> function) and ``refuses(op, args)``, which gives the reason why it cannot take
 these arguments, or None. Per device the backends are asked in order of preference: kernels of our own, the
-library's convolutions, and the reference, which takes what nobody else wants. On CUDA devices the ops of a
-convolution pass over our own kernels where the planner found the library faster (`engines`). `explain` shows
-who took what.
+library's convolutions, and the reference, which takes what nobody else wants. On CUDA devices those come
+first that were measured to be faster: for the ops of a convolution what the planner found (`engines`), for
+the others the faster one of our own (`faster`). `explain` shows who took what.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 
-from . import cpu, engines, reference, triton
+from . import cpu, cuda, engines, faster, reference, triton
 from .library import Library
 
 
@@ -23,7 +23,8 @@ class Backend(Protocol):
     """What a backend gives.
 
     One that may be absent also has ``unavailable() -> str | None``; one with convolutions of its own also has
-    ``unsuited(device, dtype) -> str | None``, which says why it takes no such activations.
+    ``unsuited(device, dtype, kernel) -> str | None``, which says why it has none of such activations with a
+    kernel of this size.
     """
 
     OPS: dict[str, Callable]
@@ -31,7 +32,7 @@ class Backend(Protocol):
     def refuses(self, op: str, args: tuple) -> str | None: ...
 
 
-PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": ("triton",)}
+PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": engines.OWN}
 FALLBACK = ("library", "reference")
 
 # Process-wide, not per thread: autograd runs backward in threads of its own.
@@ -41,17 +42,36 @@ _observers: list[Callable[[str, str], None]] = []
 
 def select(op: str, args: tuple) -> tuple[str, Callable]:
     """The name of the backend that takes `op` on `args`, and its function."""
-    device_type = args[0].device.type
-    names = _candidates(device_type)
-    if device_type == "cuda" and not _forced and engines.engine_of_call(op, args) == engines.LIBRARY:
-        names = FALLBACK
-    for name in names:
-        backend = BACKENDS[name]
-        if op in backend.OPS and backend.refuses(op, args) is None:
+    for name in _candidates(args[0].device.type) if _forced else _in_order(op, args):
+        if _takes(name, op, args):
             for observer in _observers:
                 observer(op, name)
-            return name, backend.OPS[op]
+            return name, BACKENDS[name].OPS[op]
     raise RuntimeError(f"no backend takes {op}")  # unreachable: the reference takes everything
+
+
+def _takes(name: str, op: str, args: tuple) -> bool:
+    backend = BACKENDS[name]
+    return op in backend.OPS and backend.refuses(op, args) is None
+
+
+def _in_order(op: str, args: tuple) -> tuple[str, ...]:
+    """Backends for `op`, best first."""
+    device_type = args[0].device.type
+    if device_type != "cuda":
+        return _candidates(device_type)
+    best = engines.engine_of_call(op, args) or faster.backend(op, args, _own_takers, _run)
+    if best == engines.LIBRARY or best is None:
+        return FALLBACK
+    return (best, *(name for name in engines.OWN if name != best), *FALLBACK)
+
+
+def _own_takers(op: str, args: tuple) -> tuple[str, ...]:
+    return tuple(name for name in engines.OWN if _takes(name, op, args))
+
+
+def _run(name: str, op: str, args: Sequence[Any]) -> Any:
+    return BACKENDS[name].OPS[op](*args)
 
 
 def _candidates(device_type: str) -> tuple[str, ...]:
@@ -63,6 +83,7 @@ def _candidates(device_type: str) -> tuple[str, ...]:
 BACKENDS: dict[str, Backend] = {
     "cpu": cpu,
     "triton": triton,
+    "cuda": cuda,
     "library": Library(select),
     "reference": reference,
 }
@@ -76,7 +97,8 @@ def use_backend(name: str) -> Iterator[None]:
 
     Args:
         name: ``"reference"`` (pure ATen, any device, nothing else), ``"cpu"`` (the C++ extension),
-            ``"triton"`` (GPU kernels, convolutions included) or ``"library"`` (no kernels of our own).
+            ``"triton"`` or ``"cuda"`` (GPU kernels, convolutions included; the latter in C++, part of the
+            extension) or ``"library"`` (no kernels of our own).
 
     Raises:
         ValueError: unknown name.
@@ -119,13 +141,18 @@ def forced() -> bool:
     return bool(_forced)
 
 
-def convolution_engine(device: torch.device, dtype: torch.dtype, nhwc: bool) -> str:
-    """The backend whose own convolutions take activations like these, else "library" (cuDNN, oneDNN).
+def convolution_engines(
+    device: torch.device, dtype: torch.dtype, nhwc: bool, kernel: Sequence[int]
+) -> tuple[str, ...]:
+    """The backends whose own convolutions take such activations, best first by preference.
 
-    Args: nhwc: are they dense in channels_last, and in that layout only?
+    Args: nhwc: are they dense in channels_last, and in that layout only? kernel: its height and width.
     """
-    for name in _candidates(device.type) if nhwc else ():
-        unsuited = getattr(BACKENDS[name], "unsuited", None)
-        if unsuited is not None and unsuited(device, dtype) is None:
-            return name
-    return engines.LIBRARY
+    return tuple(
+        name for name in _candidates(device.type) if nhwc and _convolves(name, device, dtype, kernel)
+    )
+
+
+def _convolves(name: str, *activations: Any) -> bool:
+    unsuited = getattr(BACKENDS[name], "unsuited", None)
+    return unsuited is not None and unsuited(*activations) is None

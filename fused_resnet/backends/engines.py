@@ -1,4 +1,4 @@
-"""Which engine runs a convolution on a CUDA device: kernels of our own ("triton") or "library" (cuDNN).
+"""Which engine runs a convolution on a CUDA device: our backends "triton" and "cuda", or "library" (cuDNN).
 
 The planner chooses per fused unit and writes its choice into `assigned`; `select` reads it whenever one of
 the convolution's ops runs. A table, because ops run where no argument can tell: inside a compiled graph, in
@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-OWN, LIBRARY = "triton", "library"
+OWN = ("triton", "cuda")  # in order of preference, where nothing was measured
+LIBRARY = "library"
 COMPUTE_BOUND = 256  # input channels of a group, from which cuDNN's 3x3 convolutions are hard to beat
 
 
@@ -40,10 +41,10 @@ _POSITIONS = {
 }
 
 
-def rule(conv: Convolution) -> str:
-    """The engine of a convolution that nobody measured."""
+def rule(conv: Convolution, own: Sequence[str] = OWN) -> str:
+    """The engine of a convolution that nobody measured. Args: own: our backends that take it, best first."""
     _, channels, *kernel = conv.weight_size
-    return LIBRARY if kernel != [1, 1] and channels >= COMPUTE_BOUND else OWN
+    return LIBRARY if not own or (kernel != [1, 1] and channels >= COMPUTE_BOUND) else own[0]
 
 
 def engine_of(conv: Convolution) -> str:
@@ -54,12 +55,17 @@ def engine_of(conv: Convolution) -> str:
         return rule(conv)
 
 
-def engine_of_call(op: str, args: tuple) -> str:
-    """The engine of the convolution that `op` runs on `args`; other ops have kernels of our own."""
-    return next((LIBRARY for conv in _convolutions(op, args) if engine_of(conv) == LIBRARY), OWN)
+def engine_of_call(op: str, args: tuple) -> str | None:
+    """The engine of the convolution that `op` runs on `args`; None where there is none.
+
+    Of two convolutions in one op it is the first one's, and the library if either is the library's.
+    """
+    found = [engine_of(conv) for conv in convolutions(op, args)]
+    return LIBRARY if LIBRARY in found else next(iter(found), None)
 
 
-def _convolutions(op: str, args: tuple) -> tuple[Convolution, ...]:
+def convolutions(op: str, args: tuple) -> tuple[Convolution, ...]:
+    """The convolutions that `op` runs on `args` and that the library knows, too."""
     dtype = args[0].dtype
     if op == "conv_fprop_dual":
         main, shortcut, stride = args[1], args[6], args[7]

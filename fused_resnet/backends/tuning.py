@@ -2,20 +2,22 @@
 
 The first time a problem (a kernel and its sizes) comes up on a CUDA device, its candidates are timed, which
 takes a moment; the winner is kept in memory, and on disk for the next process: a JSON file for each kind of
-GPU and version of torch, Triton and this package, in ``platformdirs.user_cache_dir("fused_resnet")``. Nothing
-is measured while a CUDA graph is captured or torch.compile traces, on fake tensors, or where no GPU runs the
-kernels: a winner that is known serves there, too, else the first candidate, best by rule of thumb. `policy`
-says how much of this is wanted.
+GPU and version of torch, of what compiles the kernels and of this package, in
+``platformdirs.user_cache_dir("fused_resnet")``. Nothing is measured while a CUDA graph is captured or
+torch.compile traces, on fake tensors, or where no GPU runs the kernels: a winner that is known serves there,
+too, else the first candidate, best by rule of thumb. `policy` says how much of this is wanted.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import statistics
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cache
@@ -26,7 +28,7 @@ import platformdirs
 import torch
 
 from .._version import __version__
-from . import triton
+from . import cuda, triton
 
 Candidate = TypeVar("Candidate")
 Result = TypeVar("Result")
@@ -34,6 +36,7 @@ Result = TypeVar("Result")
 POLICIES = ("measure", "cached", "off")
 MEASURE_MS = 30.0  # of GPU time for each candidate
 REPETITIONS = (5, 100)
+FILLS = 16  # of the cache, to know how long one takes
 
 _policy = "measure"
 # Backward runs in threads of its own. Reentrant: what is measured may choose between candidates itself.
@@ -65,6 +68,11 @@ class policy:
         _policy = self._before
 
 
+def current_policy() -> str:
+    """One of `POLICIES`."""
+    return _policy
+
+
 def tuned(key: Hashable, candidates: Sequence[Candidate], run: Callable[[Candidate], Result]) -> Result:
     """``run(candidate)`` with the best candidate for `key`; with another one where that needs too much."""
     best = choose(key, candidates, run)
@@ -84,21 +92,32 @@ def choose(
     run: Callable[[Candidate], Any],
     inputs: Iterable[torch.Tensor] = (),
 ) -> Candidate:
-    """The known winner for `key`, else the fastest where it may be measured, else the first.
+    """The `winner`, or the first candidate where there is none."""
+    found = None if len(candidates) == 1 else winner(key, candidates, run, inputs)
+    return candidates[0] if found is None else found
+
+
+def winner(
+    key: Hashable,
+    candidates: Sequence[Candidate],
+    run: Callable[[Candidate], Any],
+    inputs: Iterable[torch.Tensor] = (),
+) -> Candidate | None:
+    """The known winner for `key`, else the fastest where it may be measured, else None.
 
     Args: key, candidates: their ``repr`` is what they are known by on disk; run: does the work on the current
     device, as often as it is called; inputs: nothing is measured if one of them is fake.
     """
-    where = None if _policy == "off" or len(candidates) == 1 else environment()
+    where = None if _policy == "off" else environment()
     if where is None:
-        return candidates[0]
+        return None
     with _lock:
         winners = _winners(where)
         found = winners.get(key, candidates)
         if found is None and _may_measure(inputs):
             found = candidates[fastest(candidates, run)]
             winners.put(key, found)
-    return candidates[0] if found is None else found
+    return found
 
 
 def _may_measure(inputs: Iterable[torch.Tensor]) -> bool:
@@ -116,8 +135,9 @@ def _may_measure(inputs: Iterable[torch.Tensor]) -> bool:
 def fastest(candidates: Sequence[Candidate], run: Callable[[Candidate], Any]) -> int:
     """Index of the candidate that takes the current GPU the least time, as the median of interleaved runs.
 
-    Every run finds the L2 cache full of something else. Candidates that fail for want of resources do not
-    count; if all do, the first one's error is raised.
+    Every run finds the L2 cache full of something else, and the GPU busy until all of its kernels are
+    launched: the time that this takes the host does not count. Candidates that fail for want of resources do
+    not count; if all do, the first one's error is raised.
     """
     works, failed = [], []
     for i, candidate in enumerate(candidates):
@@ -133,19 +153,31 @@ def fastest(candidates: Sequence[Candidate], run: Callable[[Candidate], Any]) ->
     torch.cuda.synchronize()
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     flush = torch.empty(2 * properties.L2_cache_size, dtype=torch.uint8, device="cuda")
-    once = sum(_time(candidates[i], run, flush) for i in works) / len(works)
+    filling = max(_time(FILLS, lambda n: [flush.zero_() for _ in range(n)], flush, 1) / FILLS, 1e-3)
+    fills = 1 + math.ceil(2 * max(_launching(candidates[i], run) for i in works) / filling)
+    once = fills * filling + sum(_time(candidates[i], run, flush, fills) for i in works) / len(works)
     least, most = REPETITIONS
     times: dict[int, list[float]] = {i: [] for i in works}
     for _ in range(max(least, min(most, int(MEASURE_MS / max(once, 1e-3))))):
         for i in works:
-            times[i].append(_time(candidates[i], run, flush))
+            times[i].append(_time(candidates[i], run, flush, fills))
     return min(works, key=lambda i: statistics.median(times[i]))
 
 
-def _time(candidate, run, flush: torch.Tensor) -> float:
-    """Milliseconds of one run."""
+def _launching(candidate, run) -> float:
+    """Milliseconds that the host takes for one run."""
+    start = time.perf_counter()
+    run(candidate)
+    elapsed = time.perf_counter() - start
+    torch.cuda.synchronize()
+    return 1e3 * elapsed
+
+
+def _time(candidate, run, flush: torch.Tensor, fills: int) -> float:
+    """Milliseconds that the GPU takes for one run, behind so many fills of the cache."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    flush.zero_()
+    for _ in range(fills):
+        flush.zero_()
     start.record()
     run(candidate)
     end.record()
@@ -169,18 +201,17 @@ def _failures() -> tuple[type[Exception], ...]:
 
 def environment() -> str | None:
     """What times depend on besides the problem: the current GPU and the versions; None without such a GPU."""
-    if not torch.cuda.is_available() or not triton.launches_on("cuda"):
+    if not torch.cuda.is_available() or not any(b.launches_on("cuda") for b in (triton, cuda)):
         return None
     return _environment(torch.cuda.current_device())
 
 
 @cache
 def _environment(device: int) -> str:
-    import triton as installed
-
     name, (major, minor) = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
-    versions = f"torch {torch.__version__}, triton {installed.__version__}, fused_resnet {__version__}"
-    return f"{name}, sm_{major}{minor}, {versions}"
+    compilers = (backend.version() for backend in (triton, cuda) if backend.launches_on("cuda"))
+    versions = f"torch {torch.__version__}", *compilers, f"fused_resnet {__version__}"
+    return ", ".join((name, f"sm_{major}{minor}", *versions))
 
 
 class _Winners:

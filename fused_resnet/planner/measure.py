@@ -1,6 +1,6 @@
 """Which engine is faster for a unit: its training ops on random data with each of them, measured once."""
 
-import contextlib
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..autograd import Geometry, UnitParams, UnitSpec, unit
 from ..autograd.spec import Operand
-from ..backends import engines, tuning
+from ..backends import engines, gpu, tuning
 from .shape import ConvShape
 
 
@@ -31,21 +31,23 @@ class _Data(NamedTuple):
     up: unit.Upstream
 
 
-def engine(problem: Problem, x: Tensor) -> str:
-    """The faster engine on the device of x; the rule's where that is neither known nor can be measured."""
+def engine(problem: Problem, x: Tensor, own: Sequence[str]) -> str:
+    """The faster engine on the device of x; the rule's where that is neither known nor can be measured.
+
+    Args: own: our backends that have this convolution, best first by preference.
+    """
     conv = problem.shape.convolution(problem.dtype)
-    first = engines.rule(conv)
-    candidates = first, *({engines.OWN, engines.LIBRARY} - {first})
+    first = engines.rule(conv, own)
+    candidates = first, *(name for name in (*own, engines.LIBRARY) if name != first)
     data = cache(lambda: _data(problem, x.device))
 
     def run(candidate: str) -> None:
         engines.assigned[conv] = candidate
-        _train(problem, candidate, data())
+        with torch.autocast(x.device.type, enabled=False):  # as the unit itself runs
+            _train(problem, candidate, data())
 
-    # fake tensors may be on a device that is not here
-    device = torch.cuda.device(x.device) if torch.cuda.is_available() else contextlib.nullcontext()
     try:
-        with device:
+        with gpu.current(x):
             return tuning.choose(("engine", *problem), candidates, run, (x,))
     except torch.OutOfMemoryError:  # no room to measure beside what is there; another time, perhaps
         return first

@@ -62,19 +62,19 @@ def plan_chain(
 
 def _engines(shapes, norms, fold, x, main) -> tuple[str, ...]:
     nhwc = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    own = _own_engine(x.device, x.dtype, nhwc)
-    if own == engines.LIBRARY:
-        return (own,) * len(shapes)
-    if torch.compiler.is_compiling():
-        return tuple(_known_engine(own, *s.convolution(x.dtype)) for s in shapes)
-    if backends.forced():
-        return (own,) * len(shapes)
     found = []
     for i, shape in enumerate(shapes):
-        reads_raw = 0 < i < main and norms[i - 1] == "batch" and not fold[i - 1]
-        problem = measure.Problem(shape, x.dtype, norms[i], fold[i], reads_raw)
-        engine = measure.engine(problem, x)
-        engines.assigned[shape.convolution(x.dtype)] = engine
+        own, conv = _own_engines(x.device, x.dtype, nhwc, shape.kernel), shape.convolution(x.dtype)
+        if not own:
+            engine = engines.LIBRARY
+        elif torch.compiler.is_compiling():
+            engine = _known_engine(own, *conv)
+        elif backends.forced():
+            engine = own[0]
+        else:
+            reads_raw = 0 < i < main and norms[i - 1] == "batch" and not fold[i - 1]
+            problem = measure.Problem(shape, x.dtype, norms[i], fold[i], reads_raw)
+            engine = engines.assigned[conv] = measure.engine(problem, x, own)
         found.append(engine)
     return tuple(found)
 
@@ -83,11 +83,14 @@ def _engines(shapes, norms, fold, x, main) -> tuple[str, ...]:
 
 
 @torch.compiler.assume_constant_result
-def _own_engine(device: torch.device, dtype: torch.dtype, nhwc: bool) -> str:
-    return backends.convolution_engine(device, dtype, nhwc)
+def _own_engines(device: torch.device, dtype: torch.dtype, nhwc: bool, kernel: tuple) -> tuple[str, ...]:
+    return backends.convolution_engines(device, dtype, nhwc, kernel)
 
 
 @torch.compiler.assume_constant_result
-def _known_engine(own: str, *convolution) -> str:
+def _known_engine(own: tuple[str, ...], *convolution) -> str:
     """What ops will find at run time, unless the planner chooses again."""
-    return own if backends.forced() else engines.engine_of(engines.Convolution(*convolution))
+    if backends.forced():
+        return own[0]
+    engine = engines.engine_of(engines.Convolution(*convolution))
+    return engine if engine in (*own, engines.LIBRARY) else own[0]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .support import FORMATS, REPRESENTATIVES, assert_same_bits, patched_in_backend, run  # isort: skip
+from .support import patched_in_backend  # isort: skip
 
 import triton
 import triton.language as tl
@@ -13,6 +13,7 @@ from gpu_on_cpu.triton import interpreting
 from fused_resnet.analysis.kernel_problems import PROBLEMS, Configuration, Make, host
 from fused_resnet.backends.triton.kernels.common import rows_of
 from fused_resnet.backends.triton.launch import index_type
+from tests.kernels_support import FORMATS, REPRESENTATIVES, assert_same_bits, run
 
 
 def in_both_widths(name, context, which):

@@ -6,11 +6,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import assume, given, settings
 
-from .support import FORMATS, assert_right, run  # isort: skip
+from .support import ARCHS  # isort: skip  # noqa: F401
 
 from gpu_on_cpu.triton import interpreting
 
 from fused_resnet.analysis.kernel_problems import BUILDERS, Configuration, Conv, Make, Problem, Window
+from tests.kernels_support import FORMATS, assert_right, run
 
 BUDGET = 3e5  # multiply-adds of a problem, to stay below a second or two
 

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from .support import ARCHS, FORMATS, REPRESENTATIVES, assert_right, assert_same_bits, run  # isort: skip
+from .support import ARCHS  # isort: skip
 
 from gpu_on_cpu import emulate
 
 from fused_resnet.analysis.kernel_problems import PROBLEMS, Configuration, Make, every_configuration
 from fused_resnet.analysis.kernel_table import why_not
+from tests.kernels_support import FORMATS, REPRESENTATIVES, assert_right, assert_same_bits, run, with_a_nan
 
 SEEDS = 0, 1, 2  # schedules of the threads
 
@@ -83,12 +84,7 @@ def test_problem(case):
 def test_nan_propagates(name):
     """A NaN in any one of the tensors goes where it goes in torch, and nowhere else."""
     problem, make = PROBLEMS[name], Make(torch.bfloat16, seed=2)
-    args = problem.arguments(make)[-1]
-    for i, t in enumerate(args):
-        if isinstance(t, torch.Tensor) and t.dim() == 4 and t.is_floating_point():
-            planted = t.clone()
-            planted[t.shape[0] // 2, t.shape[1] // 2, t.shape[2] // 2, t.shape[3] // 2] = torch.nan
-            configuration = Configuration(problem, (*args[:i], planted, *args[i + 1 :]), 0)
-            with emulate(80):
-                results = run(configuration)
-            assert_right(configuration, results)
+    for configuration in with_a_nan(problem, problem.arguments(make)[-1], "triton"):
+        with emulate(80):
+            results = run(configuration)
+        assert_right(configuration, results)
