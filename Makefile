@@ -13,9 +13,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # timm needs torchvision, which has to match torch to the patch release: it comes where torchvision does.
 TIMM := $(if $(findstring torchvision,$(TORCH)),timm==1.0.31)
-SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
-
 TOOL := tools/gpu_on_cpu
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*) $(TOOL)/src/gpu_on_cpu/cpp/cuda/portable.h
+
+KERNEL_TESTS := tests/triton tests/cuda
 
 .PHONY: setup test test-kernels test-tools test-cpu-wheel verify fuzz mutation lint demo bench bench-ops clean
 
@@ -42,11 +43,11 @@ $(VENV)/.tools: $(VENV)/.package $(TOOL)/pyproject.toml
 # One thread per worker: two workers of two threads each fight over the cores.
 test: $(VENV)/.package
 	FUSED_RESNET_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 \
-	  $(BIN)/python -m pytest -n 2 --benchmark-disable --ignore=tests/triton $(PYTEST_ARGS)
+	  $(BIN)/python -m pytest -n 2 --benchmark-disable $(KERNEL_TESTS:%=--ignore=%) $(PYTEST_ARGS)
 
-# The GPU kernels: their generated code executed on the CPU, and the interpreter. No GPU is needed.
+# The GPU kernels: their generated code executed on the CPU, and the interpreter. No GPU is needed; CUDA C++ needs nvcc.
 test-kernels: $(VENV)/.tools
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/triton $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(KERNEL_TESTS) $(PYTEST_ARGS)
 
 # The tool that executes GPU kernels, and other people's kernels with it; needs nvcc. Downloads what it runs.
 test-tools: $(VENV)/.tools
@@ -58,7 +59,7 @@ test-cpu-wheel:
 
 # Every kernel in every number format and configuration, on every architecture; its resources; its traffic.
 verify: $(VENV)/.tools
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/triton --all-dtypes $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(KERNEL_TESTS) --all-dtypes $(PYTEST_ARGS)
 	for dtype in bf16 fp16 fp32; do $(BIN)/python -m fused_resnet.analysis kernels --dtype $$dtype || exit 1; done
 	$(BIN)/python -m fused_resnet.analysis traffic --batch 32
 	$(BIN)/python -m fused_resnet.analysis traffic --network resnet50 --batch 1 --size 224
