@@ -79,6 +79,7 @@ def compare(
     memory: str = "balanced",
     backward: bool = True,
     pooled: bool = False,
+    bound: str = "parity",
 ) -> None:
     """Fused against stock and against stock in fp64: outputs, all gradients, running statistics.
 
@@ -86,7 +87,8 @@ def compare(
 
     Args: stock: in the dtype to test (its parameters and `inputs`), not changed; autocast: run both under it;
     pooled: judge all parameters' gradients as one vector. In a deep network some of them are sums that almost
-    cancel (a bias that the next batch norm nearly takes away again), of which no computation has many digits.
+    cancel (a bias that the next batch norm nearly takes away again), of which no computation has many digits;
+    bound: name in the table of tolerances.
     """
     dtype = autocast or inputs[0].dtype
     errors: dict[str, list[tuple[float, float]]] = {}
@@ -94,7 +96,7 @@ def compare(
         x = x.to(dtype).to(x.dtype)  # what the convolution sees is the same for all three
         for name, pair in _errors_of_one(stock, x, autocast, memory, backward, seed, dtype, pooled).items():
             errors.setdefault(name, []).append(pair)
-    row = tolerance("parity", dtype)
+    row = tolerance(bound, dtype)
     for name, pairs in errors.items():
         fused, base = (
             math.sqrt(sum(e * e for e in column) / len(pairs)) for column in zip(*pairs, strict=True)

@@ -12,7 +12,7 @@ namespace {
 
 template <class T, class Tile, bool ALIGNED, template <class, int> class Epilogue>
 struct DgradInstance {
-  static constexpr int DEPTH = 128 / sizeof(T), VECTOR = ALIGNED ? PER_16_BYTES<T> : 1;
+  static constexpr int DEPTH = 64 / sizeof(T), VECTOR = ALIGNED ? PER_16_BYTES<T> : 1;
   using Left = SharedTile<T, Order::depth_inner, Tile::M, DEPTH>;
   using Right = SharedTile<T, Order::depth_outer, Tile::N, DEPTH>;
   using G = Operand<T, ALIGNED, Left, Tile::THREADS, Dense, Plain>;
@@ -95,7 +95,7 @@ using Wide = Tile<128, 64, 4, 2>; // two products at once: half the sums of each
 
 template <class T, class Tile, bool ALIGNED>
 struct DualInstance {
-  static constexpr int DEPTH = 128 / sizeof(T);
+  static constexpr int DEPTH = 64 / sizeof(T);
   using Left = SharedTile<T, Order::depth_inner, Tile::M, DEPTH>;
   using Right = SharedTile<T, Order::depth_inner, Tile::N, DEPTH>;
   using Z = Operand<T, ALIGNED, Left, Tile::THREADS, Dense, NormAct>;

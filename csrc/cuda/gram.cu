@@ -27,30 +27,39 @@ __device__ inline float normed(float x, const float* norm, float scale, float sh
   return norm ? to_float(from_float<T>(norm_act(x, scale, shift, with_relu))) : x;
 }
 
-// A prologue: deviations from the pivot, and their sums.
-template <class T, int COLUMNS>
+// A prologue: deviations from the pivot, and their sums. KEEPS: the coefficients, too, stay in registers; what is read
+// element by element leaves none for them.
+template <class T, int COLUMNS, bool KEEPS>
 struct Deviations {
   static constexpr bool AUX = false, NOTES = false;
   static constexpr int COEFFICIENTS = 0;
+  static constexpr int KEPT = KEEPS ? COLUMNS : 1;
   const float* norm;
+  int channels, first; // of this thread's
   bool with_relu;
-  float pivot[COLUMNS], scale[COLUMNS], shift[COLUMNS], rounded_sum[COLUMNS], exact_sum[COLUMNS];
+  float scale[KEPT], shift[KEPT], pivot[COLUMNS], rounded_sum[COLUMNS], exact_sum[COLUMNS];
 
-  // first: of this thread's channels.
-  __device__ Deviations(const Gram& p, int first) : norm(p.x_norm), with_relu(p.x_relu) {
+  __device__ Deviations(const Gram& p, int first)
+      : norm(p.x_norm), channels(p.channels), first(first), with_relu(p.x_relu) {
     for (int i = 0; i < COLUMNS; ++i) {
       const int c = min(first + i, p.channels - 1);
-      scale[i] = norm ? norm[2 * p.channels + c] : 1.f;
-      shift[i] = norm ? norm[3 * p.channels + c] : 0.f;
-      pivot[i] = normed<T>(to_float(static_cast<const T*>(p.x)[c]), norm, scale[i], shift[i], with_relu);
+      const float a = norm ? norm[2 * p.channels + c] : 1.f, b = norm ? norm[3 * p.channels + c] : 0.f;
+      if constexpr (KEEPS) scale[i] = a, shift[i] = b;
+      pivot[i] = normed<T>(to_float(static_cast<const T*>(p.x)[c]), norm, a, b, with_relu);
       rounded_sum[i] = exact_sum[i] = 0.f;
     }
+  }
+  __device__ float deviation(float x, int i) const {
+    if constexpr (KEEPS) return normed<T>(x, norm, scale[i], shift[i], with_relu) - pivot[i];
+    const int c = first + i;
+    const float a = norm ? norm[2 * channels + c] : 1.f, b = norm ? norm[3 * channels + c] : 0.f;
+    return normed<T>(x, norm, a, b, with_relu) - pivot[i];
   }
   __device__ static bool active() { return true; }
   template <int N>
   __device__ void apply(float (&x)[N], const Vector<T, N>&, const float (&)[1][N], int at) {
     for (int i = 0; i < N; ++i) {
-      const float exact = normed<T>(x[i], norm, scale[at + i], shift[at + i], with_relu) - pivot[at + i];
+      const float exact = deviation(x[i], at + i);
       exact_sum[at + i] += exact;
       x[i] = to_float(operand<T>(exact));
       rounded_sum[at + i] += x[i];
@@ -61,7 +70,7 @@ struct Deviations {
 template <class T, class Tile, bool ALIGNED>
 struct Instance {
   static constexpr int DEPTH = 64 / sizeof(T);
-  using Prologue = Deviations<T, PER_16_BYTES<T>>;
+  using Prologue = Deviations<T, PER_16_BYTES<T>, ALIGNED>;
   using Side = Operand<T, ALIGNED, SharedTile<T, Order::depth_outer, Tile::M, DEPTH>, Tile::THREADS, Patches, Prologue>;
   using Result = Partial<ALIGNED ? 4 : 1>;
   static constexpr size_t SUMS = Tile::THREADS * PER_16_BYTES<T> * sizeof(float);

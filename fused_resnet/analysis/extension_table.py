@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 
@@ -48,12 +47,16 @@ class Compiled:
 def compiled() -> list[Compiled]:
     """All kernels of the extension that is installed.
 
-    Raises: RuntimeError: no extension, or none with CUDA; FileNotFoundError: no cuobjdump or c++filt.
+    Raises: RuntimeError: no extension, or none with CUDA; ModuleNotFoundError without gpu_on_cpu, which finds
+    CUDA's tools.
     """
+    from gpu_on_cpu import toolchain
+
     module = _extension.load()
     if module is None or not hasattr(module, "cuda"):
         raise RuntimeError(_extension.why_missing() or "the C++ extension was built without CUDA")
-    text = _run("cuobjdump", "--dump-resource-usage", str(module.__file__))
+    tool = str(toolchain.cuda_tool("cuobjdump"))
+    text = _run(tool, "--dump-resource-usage", str(module.__file__))
     found = []
     arch = 0
     usage = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
@@ -89,7 +92,5 @@ def _demangled(symbols: tuple[str, ...]) -> dict[str, str]:
     return dict(zip(symbols, short, strict=True))
 
 
-def _run(tool: str, *arguments: str) -> str:
-    if shutil.which(tool) is None:
-        raise FileNotFoundError(f"{tool} is not on the PATH")
-    return subprocess.run([tool, *arguments], capture_output=True, text=True, check=True).stdout
+def _run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

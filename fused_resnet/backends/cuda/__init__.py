@@ -1,7 +1,7 @@
 """CUDA C++ kernels: fp32, bf16 and fp16 activations, dense in channels_last, on NVIDIA GPUs from sm_80.
 
 They are part of the C++ extension where that is built with nvcc; the package works without them. Factors of
-fp32 products are rounded to tf32, which needs torch's leave.
+fp32 products are cut to tf32 by the tensor cores, which needs torch's leave.
 """
 
 from __future__ import annotations

@@ -167,3 +167,9 @@ case(
 case("trap", "trap", "setp.eq.u32 %p4, %r1, 9; and.pred %p4, %p4, %p7; @%p4 trap;", at="trap", thread=9)
 case("division", "integer division by zero", "selp.u32 %r9, 0, 3, %p7; div.u32 %r10, %r1, %r9;", at="div.u32")
 case("remainder", "integer remainder by zero", "selp.u32 %r9, 0, 3, %p7; rem.s32 %r10, %r1, %r9;", at="rem.s32")
+case(
+    "parameter",
+    "ld.param: outside the parameters",
+    "mov.u64 %rd8, k_param_0; @%p7 add.u64 %rd8, %rd8, 8; ld.param.u64 %rd9, [%rd8]; st.global.u32 [%rd9], 1;",
+    at="ld.param",
+)
