@@ -53,9 +53,10 @@ test-kernels: $(VENV)/.tools
 test-tools: $(VENV)/.tools
 	cd $(TOOL) && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest -n 2 $(or $(PYTEST_ARGS),--all-forms)
 
-# Another torch: a CPU build where the package index has one, without torchvision and timm.
+# Another torch: a CPU build where the package index has one, without torchvision and timm; what depends on it most.
 test-cpu-wheel:
-	$(MAKE) test VENV=.venv-cpu TORCH=torch==2.13.0
+	$(MAKE) test VENV=.venv-cpu TORCH=torch==2.13.0 \
+	  PYTEST_ARGS="$(or $(PYTEST_ARGS),$(addprefix tests/test_,ops.py blocks.py compile.py cpu_backend.py cuda_backend.py selftest.py tuning.py))"
 
 # Every kernel in every number format and configuration, on every architecture; its resources; its traffic.
 verify: $(VENV)/.tools

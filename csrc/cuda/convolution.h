@@ -3,6 +3,7 @@
 
 #include "arguments.h"
 #include "geometry.h"
+#include "limits.h"
 
 namespace fused_resnet::cuda {
 
@@ -71,12 +72,8 @@ struct Split {
 // alone, and so do all bits.
 inline Split split_rows(int64_t rows, int64_t step, int64_t tiles, int64_t warps) {
   constexpr int64_t WARPS = 4096; // enough to keep a large GPU busy
-#ifdef FUSED_RESNET_EMULATED // problems are small there
-  constexpr int64_t LEAST_ROWS = 64;
-#else
-  constexpr int64_t LEAST_ROWS = 1024; // fewer, and writing partial sums would cost more than reading the rows
-#endif
-  const int64_t wanted = std::max<int64_t>(1, std::min(cdiv(WARPS, warps * tiles), rows / LEAST_ROWS));
+  const int64_t least_rows = limit(1024, 64); // fewer, and writing partial sums would cost more than reading the rows
+  const int64_t wanted = std::max<int64_t>(1, std::min(cdiv(WARPS, warps * tiles), rows / least_rows));
   const int64_t part = cdiv(cdiv(rows, wanted), step) * step;
   return {cdiv(rows, part), part};
 }

@@ -152,8 +152,7 @@ __device__ inline void multiply(Accumulators<Tile>& acc, A& a, B& b, int steps, 
     fetch(step + STAGES - 1);
     multiply_tiles<Tile, typename A::Shared, typename B::Shared>(acc, a_tile, same ? a_tile : b_tile);
   }
-  portable::cp_async_wait<0>();
-  __syncthreads();
+  __syncthreads(); // all copies have arrived: the last groups are empty
 }
 
 // Position of a block among tiles_m x tiles_n tiles: GROUP tiles of rows share their columns' operand while it is in L2.

@@ -1,22 +1,18 @@
 #include "merge.h"
 
+#include "limits.h"
 #include "merge_launch.h"
 
 namespace fused_resnet::cuda {
 
 namespace {
 
-// Up to MERGED_AT_ONCE parts one launch merges: blocks have most of their threads in one column then. Of more, blocks
-// merge PER_BLOCK each first. Emulated problems are small.
-#ifdef FUSED_RESNET_EMULATED
-constexpr int64_t MERGED_AT_ONCE = 8, PER_BLOCK = 5;
-#else
-constexpr int64_t MERGED_AT_ONCE = 8192, PER_BLOCK = 512;
-#endif
 constexpr int64_t ROWS_IN_FLIGHT = 8, TALLEST = 128; // with 16 bytes of a row, threads of a block in whole sectors
 
+// Up to 8192 parts one launch merges: blocks have most of their threads in one column then. Of more, blocks merge 512
+// each first.
 Rows merged_rows(int64_t count, int64_t columns, int numbers) {
-  const int64_t per_block = count <= MERGED_AT_ONCE ? count : PER_BLOCK;
+  const int64_t per_block = count <= limit(8192, 8) ? count : limit(512, 5);
   const int64_t height = std::clamp<int64_t>(cdiv(per_block, ROWS_IN_FLIGHT), 1, TALLEST);
   Rows rows = rows_of(count, columns, numbers, static_cast<int>(BLOCK / height));
   rows.per_block = per_block;

@@ -8,20 +8,15 @@
 #include <initializer_list>
 
 #include "dtypes.h"
+#include "limits.h"
 
 namespace fused_resnet::cuda {
 
 constexpr int BLOCK = 256; // threads
 constexpr int WIDE = 64;   // chunks that a block reads side by side, so that the threads of a warp read whole lines
 
-// Rows of a thread. Where 64 bytes side by side (whole sectors, if not whole lines) let every thread have at most
-// AT_ONCE of them, one launch reduces the matrix; else a second one merges the results of blocks, whose threads have at
-// least LEAST rows each. BLOCKS keep every multiprocessor busy, several times over; more are not made without need.
-#ifdef FUSED_RESNET_EMULATED // small problems take the ways of large ones
-constexpr int64_t AT_ONCE = 2, LEAST = 5, BLOCKS = 8;
-#else
-constexpr int64_t AT_ONCE = 8, LEAST = 8, BLOCKS = 2048;
-#endif
+// Enough to keep every multiprocessor busy, several times over; more are not made without need.
+inline int64_t most_blocks() { return limit(2048, 8); }
 
 struct Rows {
   int64_t count, per_block; // rows
@@ -43,16 +38,18 @@ inline Rows rows_of(int64_t count, int64_t channels, int numbers, int widest) {
 // For kernels that read and write each element once: up to `most` rows for a thread, if there are enough.
 inline Rows streamed_rows(int64_t count, int64_t channels, int numbers, int64_t most) {
   Rows rows = rows_of(count, channels, numbers, WIDE);
-  rows.per_block = rows.height * std::clamp<int64_t>(cdiv(count, rows.height) * rows.tiles / BLOCKS, 1, most);
+  rows.per_block = rows.height * std::clamp<int64_t>(cdiv(count, rows.height) * rows.tiles / most_blocks(), 1, most);
   return rows;
 }
 
-// For reductions over the rows; `bytes` in a chunk.
+// For reductions over the rows; `bytes` in a chunk. Where 64 bytes side by side (whole sectors, if not whole lines) leave
+// every thread at most 8 rows, one launch reduces the matrix; else a second one merges the results of blocks, whose
+// threads have at least 8 rows each.
 inline Rows reduced_rows(int64_t count, int64_t channels, int numbers, int bytes) {
   Rows rows = rows_of(count, channels, numbers, 64 / bytes);
-  if (count <= rows.height * AT_ONCE) return rows;
+  if (count <= rows.height * limit(8, 2)) return rows;
   rows = rows_of(count, channels, numbers, WIDE);
-  rows.per_block = rows.height * std::max(LEAST, cdiv(cdiv(count, rows.height) * rows.tiles, BLOCKS));
+  rows.per_block = rows.height * std::max(limit(8, 5), cdiv(cdiv(count, rows.height) * rows.tiles, most_blocks()));
   return rows;
 }
 

@@ -66,7 +66,7 @@ def kernels(
 
 @app.command()
 def extension() -> None:
-    """Registers and spills of the CUDA C++ kernels in the installed extension, on all that it was built for."""
+    """Registers and spills of the CUDA C++ kernels in the installed extension, for every architecture."""
     from .extension_table import compiled
 
     table = Table(title="the extension: as compiled, nothing run")

@@ -8,6 +8,7 @@ from .support import ARCH  # isort: skip
 from fused_resnet.analysis.cuda_emulation import emulate_cuda
 from tests import kernels_blocks
 from tests.kernels_blocks import CASES, training_step
+from tests.kernels_support import FORMATS
 
 
 def check(case, seed=0, dtype=torch.bfloat16, **options):
@@ -26,7 +27,7 @@ def test_training_in_fp16(case):
 
 @pytest.mark.parametrize("case", ["basic projection", "stem"])
 def test_training_in_tf32(case):
-    check(case, 2, torch.float32)
+    check(case, 2, FORMATS["tf32"].use())
 
 
 @pytest.mark.parametrize("memory", ["speed", "min"])

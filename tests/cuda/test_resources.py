@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 from .support import ARCH, formats  # isort: skip
 
@@ -31,7 +32,7 @@ def test_registers_and_spills(compiled):
 @pytest.fixture(scope="module")
 def launched():
     """Every launch of every problem, format and tile, none of them run: kernel -> most shared memory."""
-    found = {}
+    found, before = {}, torch.backends.cudnn.allow_tf32
     for name, problem in PROBLEMS.items():
         for number_format in formats(name):
             for args in problem.arguments(Make(FORMATS[number_format].use())):
@@ -40,6 +41,7 @@ def launched():
                         configuration.run()
                     for record in records:
                         found[record.symbol] = max(found.get(record.symbol, 0), record.shared)
+    torch.backends.cudnn.allow_tf32 = before
     return found
 
 
