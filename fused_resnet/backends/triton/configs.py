@@ -41,11 +41,9 @@ class Gemm(Product):
     GROUP_M: int = 8
 
 
-# For 2-byte elements; BLOCK_K is halved for 4-byte ones. 4 warps, so that a multiprocessor has several
-# programs, of which one stores its results while another loads: on an H100 up to a third faster than with 8.
-_WIDE = Gemm(BLOCK_M=64, BLOCK_N=128, BLOCK_K=64, num_warps=4, num_stages=3)
-_WIDE_SHALLOW = Gemm(BLOCK_M=64, BLOCK_N=128, BLOCK_K=32, num_warps=4, num_stages=3)
-_NARROW = Gemm(BLOCK_M=128, BLOCK_N=64, BLOCK_K=64, num_warps=4, num_stages=3)
+# For 2-byte elements; BLOCK_K is halved for 4-byte ones.
+_LARGE = Gemm(BLOCK_M=128, BLOCK_N=128, BLOCK_K=32, num_warps=8, num_stages=4)
+_NARROW = Gemm(BLOCK_M=128, BLOCK_N=64, BLOCK_K=64, num_warps=8, num_stages=3)
 _SMALL = Gemm(BLOCK_M=64, BLOCK_N=64, BLOCK_K=64, num_warps=4, num_stages=3)
 _GROUPED = Gemm(BLOCK_M=128, BLOCK_N=16, BLOCK_K=32, num_warps=4, num_stages=3)
 # Loads of single elements take a register or two for each address.
@@ -72,10 +70,8 @@ def gemm(
         found = (_SMALL, _NARROW)
     elif columns <= 64:
         found = (_NARROW, _SMALL)
-    elif reads > 1:
-        found = (_WIDE, _NARROW)
     else:
-        found = (_WIDE, _WIDE_SHALLOW, _NARROW)
+        found = (_LARGE, _NARROW)
     if reads > 1:
         found = tuple(dataclasses.replace(c, BLOCK_K=max(16, c.BLOCK_K // reads)) for c in found)
     return _for_dtype(found, dtype, precision)
@@ -106,8 +102,7 @@ SPLIT_ROWS = 2048  # fewer, and writing the partial sums would cost more than re
 
 def split(rows: int, block: int, tiles: int) -> tuple[int, int]:
     """How many splits a sum over `rows` goes into, and how many blocks each has; `tiles`: of results."""
-    # rounded down: a few programs more than fit the GPU at once would run alone, after all others
-    wanted = max(1, min(2 * PROGRAMS // tiles, rows // SPLIT_ROWS))
+    wanted = max(1, min(cdiv(2 * PROGRAMS, tiles), rows // SPLIT_ROWS))
     blocks = cdiv(cdiv(rows, wanted), block)
     return cdiv(rows, blocks * block), blocks
 
@@ -131,7 +126,7 @@ class Wgrad(Product):
 
 # For 2-byte elements; BLOCK_M is halved for 4-byte ones.
 _WGRAD_LARGE = Wgrad(BLOCK_M=32, BLOCK_K=128, BLOCK_C=128, num_warps=8, num_stages=3)
-_WGRAD_DEEP = Wgrad(BLOCK_M=64, BLOCK_K=64, BLOCK_C=64, num_warps=4, num_stages=3)
+_WGRAD_NARROW = Wgrad(BLOCK_M=32, BLOCK_K=128, BLOCK_C=64, num_warps=8, num_stages=3)
 _WGRAD_SMALL = Wgrad(BLOCK_M=32, BLOCK_K=64, BLOCK_C=64, num_warps=4, num_stages=3)
 _WGRAD_WIDE = Wgrad(BLOCK_M=32, BLOCK_K=64, BLOCK_C=128, num_warps=8, num_stages=3)
 _WGRAD_GROUPED = Wgrad(BLOCK_M=64, BLOCK_K=16, BLOCK_C=64, num_warps=8, num_stages=3)
@@ -139,12 +134,10 @@ _WGRAD_TINY = Wgrad(BLOCK_M=64, BLOCK_K=16, BLOCK_C=16, num_warps=4, num_stages=
 _WGRAD_EXACT = Wgrad(BLOCK_M=16, BLOCK_K=32, BLOCK_C=32, num_warps=4, num_stages=2)
 
 
-def wgrad(
-    filters: int, columns: int, times: int, wide: bool, dtype: torch.dtype, precision: str
-) -> tuple[Wgrad, ...]:
+def wgrad(filters: int, columns: int, wide: bool, dtype: torch.dtype, precision: str) -> tuple[Wgrad, ...]:
     """Candidates for `filters` x `columns` results (of one group and, unless flat, one tap).
 
-    Args: times: how often there are so many (once a tap); wide: g and x are read in 16 bytes at a time.
+    Args: wide: g and x are read in 16 bytes at a time.
     """
     found: tuple[Wgrad, ...]
     if filters <= 16:
@@ -152,9 +145,9 @@ def wgrad(
     elif not wide:  # loads of single elements take many registers
         found = (_WGRAD_SMALL, _WGRAD_WIDE)
     elif min(filters, columns) <= 64:
-        found = (_WGRAD_DEEP, _WGRAD_SMALL)
+        found = (_WGRAD_SMALL, _WGRAD_NARROW if columns <= 64 else _WGRAD_WIDE)
     else:
-        found = (_WGRAD_DEEP, _WGRAD_LARGE) if times == 1 else (_WGRAD_LARGE, _WGRAD_DEEP)
+        found = (_WGRAD_LARGE, _WGRAD_NARROW, _WGRAD_SMALL)
     return _sums_for_dtype(found, _WGRAD_EXACT, dtype, precision)
 
 

@@ -63,7 +63,7 @@ def _wgrad(g, x, x_norm, x_act, s: Sizes, y, dnorm, out):
         return dw if sums is None else (masked_g, merge_sums(sums), dw)
 
     given = tuple(t is not None for t in (x_norm, y, dnorm, out))
-    candidates = configs.wgrad(s.k // s.groups, columns, times, s.wide, x.dtype, precision(x))
+    candidates = configs.wgrad(s.k // s.groups, columns, s.wide, x.dtype, precision(x))
     return tuned(("conv_wgrad", s, x.dtype, *given), candidates, run)
 
 
