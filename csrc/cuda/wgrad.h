@@ -21,7 +21,7 @@ struct Wgrad {
   Window window;
   Divider group_channels, taps_w;
   int channels, filters, groups;
-  int splits, rows_per_split; // a multiple of wgrad_rows
+  int splits, rows_per_split; // a multiple of WGRAD_ROWS
   bool x_relu;
 };
 

@@ -10,21 +10,17 @@ from typing import Any
 import torch
 
 from ... import _extension
+from ..signatures import ACTIVATIONS
 
 _CHANNELS_LAST = torch.channels_last
 _DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16))
 _VECTOR_DTYPES = frozenset((torch.float32, torch.float64))
 
-# Which arguments of an op are activations.
-_ACTIVATIONS = {
-    "bn_stats": (0,),
-    "bn_act": (0,),
-    "bn_add_act": (0, 2),
-    "bn_act_bwd_reduce": (0, 1, 3, 4),
-    "bn_act_bwd_apply": (0, 1),
-    "bn_act_maxpool": (0,),
-    "bn_act_maxpool_bwd_reduce": (0, 1, 2),
-}
+_PASSES = (
+    *("bn_stats", "bn_act", "bn_add_act", "bn_act_bwd_reduce", "bn_act_bwd_apply"),
+    *("bn_act_maxpool", "bn_act_maxpool_bwd_reduce"),
+)
+_ACTIVATIONS = {op: ACTIVATIONS[op] for op in _PASSES}
 # Which of them gives a pooling op's result its layout.
 _POOLED = {"bn_act_maxpool": 0, "bn_act_maxpool_bwd_reduce": 2}
 _VECTOR_OPS = ("bn_finalize", "bn_update_running", "bn_bwd_finalize")
