@@ -62,6 +62,25 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
      arg("padding"));
   op(m, "bn_act_maxpool_bwd_reduce", &bn_act_maxpool_bwd_reduce, arg("dout"), arg("argmax"), arg("y"), arg("norm"),
      arg("act"), arg("kernel_size"), arg("stride"), arg("padding"));
+  op(m, "conv_fprop", &conv_fprop, arg("x"), arg("weight"), arg("bias"), arg("x_norm"), arg("x_act"), arg("stride"),
+     arg("padding"), arg("dilation"), arg("groups"), arg("norm"), arg("residual"), arg("act"));
+  op(m, "conv_fprop_dual", &conv_fprop_dual, arg("x"), arg("weight"), arg("x_norm"), arg("x_act"), arg("norm"),
+     arg("shortcut_x"), arg("shortcut_weight"), arg("shortcut_stride"), arg("shortcut_norm"), arg("act"));
+  op(m, "conv_fprop_stats", &conv_fprop_stats, arg("x"), arg("weight"), arg("x_norm"), arg("x_act"), arg("stride"),
+     arg("padding"), arg("dilation"), arg("groups"));
+  op(m, "conv_dgrad", &conv_dgrad, arg("g"), arg("weight"), arg("input_size"), arg("stride"), arg("padding"),
+     arg("dilation"), arg("groups"), arg("y"), arg("dnorm"), arg("residual"));
+  op(m, "conv_dgrad_reduce", &conv_dgrad_reduce, arg("g"), arg("weight"), arg("stride"), arg("padding"),
+     arg("dilation"), arg("groups"), arg("y"), arg("dnorm"), arg("x"), arg("x_norm"), arg("x_act"));
+  op(m, "conv_wgrad", &conv_wgrad, arg("g"), arg("x"), arg("x_norm"), arg("x_act"), arg("weight_size"), arg("stride"),
+     arg("padding"), arg("dilation"), arg("groups"), arg("y"), arg("dnorm"));
+  op(m, "conv_wgrad_masked", &conv_wgrad_masked, arg("dout"), arg("out"), arg("x"), arg("x_norm"), arg("x_act"),
+     arg("weight_size"), arg("stride"));
+  op(m, "gram", &gram, arg("x"), arg("x_norm"), arg("x_act"), arg("stride"));
+  op(m, "folded_dgrad", &folded_dgrad, arg("g"), arg("weight_g"), arg("x"), arg("x_norm"), arg("x_act"),
+     arg("weight_x"), arg("bias"), arg("stride"), arg("residual"));
+  op(m, "folded_dgrad_reduce", &folded_dgrad_reduce, arg("g"), arg("weight_g"), arg("x"), arg("x_norm"), arg("x_act"),
+     arg("weight_x"), arg("bias"));
 #ifdef FUSED_RESNET_WITH_CUDA
   py::module_ on_gpu = m.def_submodule("cuda");
   m.def("has_cuda_code", &has_cuda_code);

@@ -80,6 +80,14 @@ auto dispatch(const Tensor& t, const char* name, F&& f) {
   }
 }
 
+// The same for matrix products, whose arithmetic is in float.
+template <class F>
+auto dispatch_products(const Tensor& t, const char* name, F&& f) {
+  TORCH_CHECK(t.scalar_type() == at::kFloat || t.scalar_type() == at::kBFloat16, name, ": expected fp32 or bf16, got ",
+              t.scalar_type());
+  return t.scalar_type() == at::kFloat ? f(float{}) : f(BFloat16{});
+}
+
 // Elements that are worth a thread.
 constexpr int64_t min_task = 32768;
 

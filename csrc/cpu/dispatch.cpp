@@ -48,6 +48,16 @@ const Kernels<BFloat16>& kernels<BFloat16>() {
   return choice().tables->bf16;
 }
 
+const ProductKernels& product_kernels() { return choice().tables->products; }
+template <>
+const OperandKernels<float>& operand_kernels<float>() {
+  return choice().tables->operands_fp32;
+}
+template <>
+const OperandKernels<BFloat16>& operand_kernels<BFloat16>() {
+  return choice().tables->operands_bf16;
+}
+
 const char* instruction_set() { return choice().name; }
 
 } // namespace fused_resnet

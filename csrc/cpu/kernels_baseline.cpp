@@ -2,5 +2,7 @@
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 #define FUSED_RESNET_FMA
 #endif
+#define FUSED_RESNET_VECTOR_BYTES 16
+#define FUSED_RESNET_PANEL_VECTORS 2
 #define FUSED_RESNET_ISA baseline
 #include "table_impl.h"

@@ -42,4 +42,45 @@ std::tuple<Tensor, Tensor> bn_act_maxpool_bwd_reduce(const Tensor& dout, const T
                                                      const Tensor& norm, const std::string& act, Pair kernel_size,
                                                      Pair stride, Pair padding);
 
+// Convolutions and matrix products: fp32 and bf16, ungrouped.
+
+Tensor conv_fprop(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& x_norm,
+                  const std::string& x_act, Pair stride, Pair padding, Pair dilation, int64_t groups,
+                  const OptionalTensor& norm, const OptionalTensor& residual, const std::string& act);
+
+Tensor conv_fprop_dual(const Tensor& x, const Tensor& weight, const OptionalTensor& x_norm, const std::string& x_act,
+                       const Tensor& norm, const Tensor& shortcut_x, const Tensor& shortcut_weight,
+                       Pair shortcut_stride, const Tensor& shortcut_norm, const std::string& act);
+
+std::tuple<Tensor, Tensor, Tensor> conv_fprop_stats(const Tensor& x, const Tensor& weight, const OptionalTensor& x_norm,
+                                                    const std::string& x_act, Pair stride, Pair padding, Pair dilation,
+                                                    int64_t groups);
+
+Tensor conv_dgrad(const Tensor& g, const Tensor& weight, std::vector<int64_t> input_size, Pair stride, Pair padding,
+                  Pair dilation, int64_t groups, const OptionalTensor& y, const OptionalTensor& dnorm,
+                  const OptionalTensor& residual);
+
+std::tuple<Tensor, Tensor> conv_dgrad_reduce(const Tensor& g, const Tensor& weight, Pair stride, Pair padding,
+                                             Pair dilation, int64_t groups, const OptionalTensor& y,
+                                             const OptionalTensor& dnorm, const Tensor& x, const Tensor& x_norm,
+                                             const std::string& x_act);
+
+Tensor conv_wgrad(const Tensor& g, const Tensor& x, const OptionalTensor& x_norm, const std::string& x_act,
+                  std::array<int64_t, 4> weight_size, Pair stride, Pair padding, Pair dilation, int64_t groups,
+                  const OptionalTensor& y, const OptionalTensor& dnorm);
+
+std::tuple<Tensor, Tensor, Tensor> conv_wgrad_masked(const Tensor& dout, const Tensor& out, const Tensor& x,
+                                                     const OptionalTensor& x_norm, const std::string& x_act,
+                                                     std::array<int64_t, 4> weight_size, Pair stride);
+
+std::tuple<Tensor, Tensor> gram(const Tensor& x, const OptionalTensor& x_norm, const std::string& x_act, Pair stride);
+
+Tensor folded_dgrad(const Tensor& g, const Tensor& weight_g, const Tensor& x, const OptionalTensor& x_norm,
+                    const std::string& x_act, const Tensor& weight_x, const Tensor& bias, Pair stride,
+                    const OptionalTensor& residual);
+
+std::tuple<Tensor, Tensor> folded_dgrad_reduce(const Tensor& g, const Tensor& weight_g, const Tensor& x,
+                                               const Tensor& x_norm, const std::string& x_act, const Tensor& weight_x,
+                                               const Tensor& bias);
+
 } // namespace fused_resnet

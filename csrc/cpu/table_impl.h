@@ -1,6 +1,7 @@
 // The body of a kernels_*.cpp: all loops in the namespace FUSED_RESNET_ISA. No standard header may come in after the
 // file has raised its instruction set, for the reason given in number_impl.h.
 #include "kernels.h"
+#include "products.h"
 #include "tables.h"
 
 namespace fused_resnet::FUSED_RESNET_ISA {
@@ -9,12 +10,20 @@ namespace {
 #include "number_impl.h"
 #include "norm_impl.h"
 #include "pool_impl.h"
+#include "vector_impl.h"
+#include "product_impl.h"
+#include "operand_impl.h"
 
 template <class T>
 constexpr Kernels<T> table_of{affine_act<T>,      add_act<T>,  backward_apply<T>, moments<T>, merge_moments,
                               backward_reduce<T>, pool_row<T>, pool_backward<T>};
+
+template <class T>
+constexpr OperandKernels<T> operands_of{read<T>, store_forward<T>, store_moments<T>, store_gradient<T>};
 } // namespace
 
-const Tables tables{table_of<float>, table_of<double>, table_of<BFloat16>};
+const Tables tables{table_of<float>,    table_of<double>,
+                    table_of<BFloat16>, {panel_width, multiply, correlate, column_sums},
+                    operands_of<float>, operands_of<BFloat16>};
 
 } // namespace fused_resnet::FUSED_RESNET_ISA

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "products.h"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define FUSED_RESNET_X86 1
@@ -13,6 +14,9 @@ struct Tables {
   Kernels<float> fp32;
   Kernels<double> fp64;
   Kernels<BFloat16> bf16;
+  ProductKernels products;
+  OperandKernels<float> operands_fp32;
+  OperandKernels<BFloat16> operands_bf16;
 };
 
 namespace baseline {

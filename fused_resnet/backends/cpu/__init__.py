@@ -1,10 +1,12 @@
 """The C++ extension's kernels: fp32, fp64 and bf16 activations, dense in channels_last, on the CPU.
 
-They are deterministic: the order of summation depends on the shape alone.
+Convolutions are ungrouped and of fp32 or bf16 activations, with arithmetic in fp32; others are the library's.
+Results are the same bit for bit from run to run at the same number of threads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,10 +22,26 @@ _PASSES = (
     *("bn_stats", "bn_act", "bn_add_act", "bn_act_bwd_reduce", "bn_act_bwd_apply"),
     *("bn_act_maxpool", "bn_act_maxpool_bwd_reduce"),
 )
-_ACTIVATIONS = {op: ACTIVATIONS[op] for op in _PASSES}
+_PRODUCT_DTYPES = frozenset((torch.float32, torch.bfloat16))
+# Matrix products, and which of their arguments is the number of groups.
+_PRODUCTS = {
+    "conv_fprop": 8,
+    "conv_fprop_stats": 7,
+    "conv_fprop_dual": None,
+    "conv_dgrad": 6,
+    "conv_dgrad_reduce": 5,
+    "conv_wgrad": 8,
+    "conv_wgrad_masked": None,
+    "gram": None,
+    "folded_dgrad": None,
+    "folded_dgrad_reduce": None,
+}
+
+_ACTIVATIONS = {op: ACTIVATIONS[op] for op in (*_PASSES, *_PRODUCTS)}
 # Which of them gives a pooling op's result its layout.
 _POOLED = {"bn_act_maxpool": 0, "bn_act_maxpool_bwd_reduce": 2}
 _VECTOR_OPS = ("bn_finalize", "bn_update_running", "bn_bwd_finalize")
+
 
 
 def _missing(*args: Any) -> Any:
@@ -39,6 +57,28 @@ def unavailable() -> str | None:
     return _extension.why_missing()
 
 
+def unsuited(device: torch.device, dtype: torch.dtype, kernel: Sequence[int] = (1, 1)) -> str | None:
+    """Why this backend has no convolution of this device, dtype and kernel (height and width), or None."""
+    if why := unavailable():
+        return why
+    if device.type != "cpu":
+        return f"device {device}"
+    return None if dtype in _PRODUCT_DTYPES else f"dtype {dtype}"
+
+
+def laid_out(op: str, result: Any) -> Any:
+    """The reference's result, on fake tensors, as the products lay it out: always in channels_last."""
+    if op not in _PRODUCTS:
+        return result
+    if isinstance(result, tuple):
+        return tuple(_laid_out(t) for t in result)
+    return _laid_out(result)
+
+
+def _laid_out(t: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(t, memory_format=_CHANNELS_LAST) if t.dim() == 4 else t
+
+
 def refuses(op: str, args: tuple) -> str | None:
     """Why this backend cannot run `op` on `args`, or None. It runs before every op, so it looks at little."""
     if _module is None:
@@ -50,7 +90,13 @@ def refuses(op: str, args: tuple) -> str | None:
     positions = _ACTIVATIONS.get(op)
     if positions is None:
         return _refuses_vectors(op, args)
-    if first.dtype not in _DTYPES:
+    if op in _PRODUCTS:
+        groups = _PRODUCTS[op]
+        if first.dtype not in _PRODUCT_DTYPES:
+            return f"products of dtype {first.dtype}"
+        if groups is not None and args[groups] != 1:
+            return f"groups={args[groups]}"
+    elif first.dtype not in _DTYPES:
         return f"dtype {first.dtype}"
     if first.numel() == 0:
         return "no elements"
@@ -63,6 +109,8 @@ def refuses(op: str, args: tuple) -> str | None:
             return f"argument {position} has dtype {t.dtype} beside {first.dtype}"
         if not t.is_contiguous(memory_format=_CHANNELS_LAST):
             return f"argument {position} is not dense in channels_last"
+        if op in _PRODUCTS and t.is_contiguous():
+            return f"the layout of argument {position} is ambiguous"
         if t.is_contiguous() and (position == pooled if pooled is not None else not _default_strides(t)):
             return f"the layout of argument {position} is ambiguous"
     return None

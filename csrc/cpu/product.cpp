@@ -1,0 +1,59 @@
+#include "product.h"
+
+#include <memory>
+
+namespace fused_resnet {
+
+namespace {
+
+constexpr int64_t strip_floats = 57344;    // 224 KiB: about half of a second-level cache
+constexpr int64_t strip_pixels = 336;      // more would push the panel's sums out of the first-level cache
+constexpr int64_t parallel_depth = 131072; // multiply-adds that are worth a second thread
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Lines whose input, halo included, fills a strip.
+int64_t fitting_lines(const Gather& gather) {
+  const StripLayout layout(gather, gather.channels, 0, false);
+  int64_t lines = 1;
+  while (lines < gather.out_lines() && (lines + 1) * gather.cols.out <= strip_pixels &&
+         layout.lines(lines + 1) * layout.line <= strip_floats)
+    ++lines;
+  return lines;
+}
+
+} // namespace
+
+float* scratch(int slot, int64_t floats) {
+  constexpr size_t alignment = 64;
+  struct Free {
+    void operator()(float* p) const { ::operator delete[](p, std::align_val_t(alignment)); }
+  };
+  struct Buffer {
+    std::unique_ptr<float[], Free> data;
+    int64_t size = 0;
+  };
+  thread_local std::array<Buffer, 4> buffers;
+  Buffer& buffer = buffers.at(static_cast<size_t>(slot));
+  if (buffer.size < floats) {
+    buffer.data.reset(new (std::align_val_t(alignment)) float[static_cast<size_t>(floats)]);
+    buffer.size = floats;
+  }
+  return buffer.data.get();
+}
+
+Cut::Cut(const Gather& gather, int64_t depth, int64_t channels)
+    : lines(gather.out_lines()), columns(gather.cols.out), width(product_kernels().panel), channels(channels) {
+  panels = divide_up(channels, width);
+  parallel = lines * columns * channels * std::max<int64_t>(depth, 1) >= parallel_depth;
+  const int64_t threads = parallel ? at::get_num_threads() : 1;
+  strips = divide_up(lines, fitting_lines(gather));
+  strips = std::min(lines, strips >= threads ? divide_up(strips, threads) * threads
+                                             : (lines * columns >= threads * tile_pixels * 8 ? threads : strips));
+  lines_per_strip = std::max<int64_t>(1, divide_up(lines, std::max<int64_t>(strips, 1)));
+  if (columns == 1) lines_per_strip = divide_up(lines_per_strip, tile_pixels) * tile_pixels;
+  strips = divide_up(lines, lines_per_strip);
+  groups = strips >= threads ? 1 : std::min(panels, divide_up(threads, std::max<int64_t>(strips, 1)));
+}
+
+} // namespace fused_resnet

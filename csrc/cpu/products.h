@@ -1,0 +1,108 @@
+// Matrix products of convolutions: what their inner loops are told. No torch here.
+//
+// A product is cut into strips of output pixels and panels of output channels. Operands come to the loops as floats:
+// a strip's pixels, normalised or differentiated while they are read, and weights packed panel by panel.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace fused_resnet {
+
+// Consecutive floats that a pixel contributes, seen from its pointer: the channels of one tap or of a row of taps.
+struct Segment {
+  int64_t offset, depth;
+};
+
+constexpr int64_t tile_pixels = 6;  // rows of a register tile of `multiply`
+constexpr int64_t tile_filters = 6; // rows of a register tile of `correlate`
+
+// How a tensor's pixels are read: as they are, act(scale*x + shift), or BN's backward a*x + b*y + c (y null: a*x);
+// less `origin` where it is not null. Vectors are per channel of the tensor.
+template <class T>
+struct Operand {
+  const T* x = nullptr;
+  Affine<T> affine{};
+  Acc<T> floor = 0;
+  const Acc<T>*a = nullptr, *b = nullptr, *c = nullptr;
+  const T* y = nullptr;
+  const float* origin = nullptr;
+
+  bool plain() const { return !affine.scale && !a && !origin; }
+};
+
+// Pixels `first + i*step` of a tensor, `channels` from `channel` on.
+struct Pixels {
+  int64_t first, count, step, channel, channels;
+};
+
+// A tile's sum over pixels of g (filters) times z (columns), lines of pixels at constant distances.
+struct Correlation {
+  const float *g, *z;
+  int64_t g_step, g_line, z_step, z_line, lines, pixels;
+};
+
+// What becomes of a panel `sums [count][panel width]`: pixel i goes to element offsets[i] of the tensors, which are
+// given from the panel's first channel on, as are the vectors. Only `columns` of the panel exist.
+template <class T>
+struct Output {
+  T* out;
+  const int64_t* offsets;
+  int64_t count, columns;
+};
+
+// act(scale*s + shift + residual)
+template <class T>
+struct ForwardEpilogue {
+  const float *scale, *shift; // null: 1, 0
+  const T* residual;          // may be null
+  float floor;
+};
+
+// s + bias + residual; where x is given masked by act(BN(x)), with the sums of BN's backward.
+template <class T>
+struct GradientEpilogue {
+  const float* bias;  // may be null
+  const T* residual;  // may be null
+  const T* x;         // may be null
+  Affine<T> affine;
+  const float* mean;
+  bool relu;
+};
+
+// Loops that know floats alone.
+struct ProductKernels {
+  int64_t panel; // width of a panel
+
+  // out [count][panel] = (accumulate: +=) the products of the pixels' segments with weights [Σ depth][panel].
+  void (*multiply)(const float* const* pixels, int64_t count, const Segment* segments, int64_t segment_count,
+                   const float* weights, float* out, bool accumulate);
+
+  // out [filters][panel] += op, rows of out `step` apart; filters <= tile_filters.
+  void (*correlate)(const Correlation& op, int64_t filters, float* out, int64_t step);
+
+  // sums[c] += Σ over pixels of a strip
+  void (*column_sums)(const float* strip, int64_t pixels, int64_t step, int64_t channels, double* sums);
+};
+
+// Loops that know how activations are stored.
+template <class T>
+struct OperandKernels {
+  // Reads pixels into out, `step` floats apart.
+  void (*read)(const Operand<T>& operand, const Pixels& pixels, float* out, int64_t step);
+
+  void (*store_forward)(float* sums, const Output<T>& to, const ForwardEpilogue<T>& epilogue);
+
+  // The raw values; mean and summed squared deviations of what was stored, per column.
+  void (*store_moments)(float* sums, const Output<T>& to, double* mean, double* m2);
+
+  // reduced [2][panel]: Σg and Σ g*(x - mean) of what was stored, where x is given.
+  void (*store_gradient)(float* sums, const Output<T>& to, const GradientEpilogue<T>& epilogue, double* reduced);
+};
+
+const ProductKernels& product_kernels();
+template <class T>
+const OperandKernels<T>& operand_kernels();
+
+} // namespace fused_resnet
