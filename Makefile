@@ -1,4 +1,4 @@
-# Targets that set themselves up: test, test-kernels, test-tools, test-cpu-wheel, lint, demo, bench, bench-ops.
+# Targets that set themselves up: test, test-kernels, test-tools, test-sanitized, test-cpu-wheel, lint, demo, bench, bench-ops.
 # For hours: verify, fuzz, mutation. Also: setup, clean.
 # Variables: PYTHON, VENV, TORCH (what pip installs), PYTEST_ARGS, BENCH_ARGS, DEMO_ARGS.
 
@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 PYTEST_ARGS ?=
-BENCH_ARGS ?= --csv out/bench.csv
+BENCH_ARGS ?= figures --csv out/bench.csv --json out/bench.json
 DEMO_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -17,8 +17,9 @@ TOOL := tools/gpu_on_cpu
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*) $(TOOL)/src/gpu_on_cpu/cpp/cuda/portable.h
 
 KERNEL_TESTS := tests/triton tests/cuda
+SANITIZED := tests/cpu/test_sanitized.py
 
-.PHONY: setup test test-kernels test-tools test-cpu-wheel verify fuzz mutation lint demo bench bench-ops clean
+.PHONY: setup test test-kernels test-tools test-sanitized test-cpu-wheel verify fuzz mutation lint demo bench bench-ops clean
 
 setup: $(VENV)/.package
 
@@ -40,10 +41,11 @@ $(VENV)/.tools: $(VENV)/.package $(TOOL)/pyproject.toml
 	$(PIP) install --quiet -c $(VENV)/constraints.txt -e '$(TOOL)[test]'
 	touch $@
 
-# One thread per worker: two workers of two threads each fight over the cores.
+# One thread per worker: two workers of two threads each fight over the cores. Tests that want more do not spin.
 test: $(VENV)/.package
-	FUSED_RESNET_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 \
-	  $(BIN)/python -m pytest -n 2 --benchmark-disable $(KERNEL_TESTS:%=--ignore=%) $(PYTEST_ARGS)
+	FUSED_RESNET_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
+	  $(BIN)/python -m pytest -n 2 --benchmark-disable \
+	  $(addprefix --ignore=,$(KERNEL_TESTS) $(SANITIZED)) $(PYTEST_ARGS)
 
 # The GPU kernels: their generated code executed on the CPU, and the interpreter. No GPU is needed; CUDA C++ needs nvcc.
 test-kernels: $(VENV)/.tools
@@ -53,20 +55,26 @@ test-kernels: $(VENV)/.tools
 test-tools: $(VENV)/.tools
 	cd $(TOOL) && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest -n 2 $(or $(PYTEST_ARGS),--all-forms)
 
+# The CPU ops under AddressSanitizer and UndefinedBehaviorSanitizer, in a build of their own.
+test-sanitized: $(VENV)/.package
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest $(SANITIZED) --all-dtypes $(PYTEST_ARGS)
+
 # Another torch: a CPU build where the package index has one, without torchvision and timm; what depends on it most.
 test-cpu-wheel:
 	$(MAKE) test VENV=.venv-cpu TORCH=torch==2.13.0 \
-	  PYTEST_ARGS="$(or $(PYTEST_ARGS),$(addprefix tests/test_,ops.py blocks.py compile.py cpu_backend.py cuda_backend.py selftest.py tuning.py))"
+	  PYTEST_ARGS="$(or $(PYTEST_ARGS),$(addprefix tests/test_,ops.py blocks.py compile.py cpu_backend.py cuda_backend.py selftest.py tuning.py) \
+	    tests/cpu/test_blocks.py tests/cpu/test_matrix_engine.py tests/cpu/test_chain.py)"
 
 # Every kernel in every number format and configuration, on every architecture; its resources; its traffic.
 verify: $(VENV)/.tools
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(KERNEL_TESTS) --all-dtypes $(PYTEST_ARGS)
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest tests/cpu/test_instruction_sets.py $(SANITIZED) --all-dtypes $(PYTEST_ARGS)
 	for dtype in bf16 fp16 fp32; do $(BIN)/python -m fused_resnet.analysis kernels --dtype $$dtype || exit 1; done
 	$(BIN)/python -m fused_resnet.analysis traffic --batch 32
 	$(BIN)/python -m fused_resnet.analysis traffic --network resnet50 --batch 1 --size 224
 
 fuzz: $(VENV)/.tools
-	$(BIN)/python -m pytest --hypothesis-profile=long tests/test_ops.py tests/triton/test_interpreter.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --hypothesis-profile=long tests/test_ops.py tests/cpu/test_fuzz.py tests/triton/test_interpreter.py $(PYTEST_ARGS)
 	cd $(TOOL) && $(abspath $(BIN))/python -m pytest --hypothesis-profile=long tests/test_fuzz.py $(PYTEST_ARGS)
 
 # Breaks kernels on purpose: ours, and those that the tool is tried on.

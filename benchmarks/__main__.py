@@ -1,151 +1,146 @@
-"""Compares stock and fused code in turn: rounds over the variants, so that a machine's moods hit them all."""
+"""``python -m benchmarks``: the figures wanted on a CPU; ``run``: blocks and networks, stock and fused."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.cases import BASELINE, BLOCKS, DTYPES, NETWORKS, VARIANTS, Case, Setting, Work
-from fused_resnet.analysis import conditions, has_bf16_hardware, interleaved
-from fused_resnet.analysis.progress import Ticker
+from benchmarks.cases import BASELINE, BLOCKS, DTYPES, VARIANTS, Setting
+from benchmarks.report import Row, write_csv, write_json
+from fused_resnet.analysis import conditions, has_bf16_hardware
 
-WARMUP = 1
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's messages, of GPUs that are not there
 
+app = typer.Typer(add_completion=False)
 
-@dataclass(frozen=True)
-class Result:
-    """One row: times in seconds, memory in bytes, ratio of the median to stock channels_last."""
-
-    case: str
-    mode: str
-    variant: str
-    layout: str
-    median_s: float
-    first_quartile_s: float
-    third_quartile_s: float
-    rounds: int
-    ratio: float
-    kept_bytes: int | None
+Rounds = Annotated[int, typer.Option(min=1, help="Timed runs; the most of anyone where a budget is short.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: as many as torch takes.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Sizes that only show that it runs.")]
+Csv = Annotated[Path | None, typer.Option("--csv", help="Write the results to this file.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")]
 
 
-def compare(case: Case, mode: str, setting: Setting, rounds: int, ticker: Ticker) -> Iterator[Result]:
-    variants = VARIANTS[mode]
-    works = {variant.name: Work(case, variant, mode, setting) for variant in variants}
-    note = f"{case.name}, {mode}"
-    times = interleaved(
-        works, rounds, warmup=WARMUP, device=setting.device, after_run=lambda: ticker.advance(note)
-    )
-    for variant in variants:
-        timing = times[variant.name]
-        yield Result(
-            case.name,
-            mode,
-            variant.name,
-            variant.layout,
-            timing.median,
-            *timing.quartiles,
-            rounds,
-            timing.median / times[BASELINE.name].median,
-            works[variant.name].kept_bytes(),
-        )
+@app.callback(invoke_without_command=True)
+def main(context: typer.Context) -> None:
+    """Times and memory beside those of others. Without a command: the figures."""
+    if context.invoked_subcommand is None:
+        figures()
 
 
-def table(results: list[Result], title: str) -> Table:
-    made = Table("case", "", "variant", title=title)
-    for column in ("median ms", "quartiles ms", "x stock", "MiB kept"):
-        made.add_column(column, justify="right")
-    before = None
-    for r in results:
-        first = (r.case, r.mode) != before
-        if first and before is not None:
-            made.add_section()
-        before = (r.case, r.mode)
-        made.add_row(
-            r.case if first else "",
-            r.mode if first else "",
-            r.variant,
-            f"{r.median_s * 1e3:.1f}",
-            f"{r.first_quartile_s * 1e3:.1f}–{r.third_quartile_s * 1e3:.1f}",
-            f"{r.ratio:.2f}",
-            "" if r.kept_bytes is None else f"{r.kept_bytes / 2**20:.1f}",
-        )
-    return made
+@app.command()
+def figures(
+    only: Annotated[str, typer.Option(help="Only figures with this in their title.")] = "",
+    rounds: Rounds = 15,
+    budget: Annotated[float, typer.Option(min=0, help="Seconds to time one figure in.")] = 60.0,
+    threads: Threads = 2,
+    skip: Annotated[list[str] | None, typer.Option(help="Leave this peer out (several times).")] = None,
+    quick: Quick = False,
+    csv_file: Csv = None,
+    json_file: Json = None,
+) -> None:
+    """Time and memory beside eager mode, torch.compile, OpenVINO and ONNX Runtime, and the ratios wanted.
 
+    The exit status is 1 if something failed or computed something else; a ratio that is missed is a result.
+    """
+    from benchmarks import report
+    from benchmarks.figures import FIGURES
+    from benchmarks.measure import Effort, measure
+    from benchmarks.peers import PACKAGES, PEERS
 
-def write_csv(path: Path, results: list[Result], found: dict[str, Any]) -> None:
-    """One line per result, the conditions in every line: files of several runs can be put together."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [{**asdict(result), **found} for result in results]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def write_json(path: Path, results: list[Result], found: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"conditions": found, "results": [asdict(r) for r in results]}, indent=2)
-    path.write_text(text + "\n")
-
-
-def choose(only: str) -> list[Case]:
-    chosen = [case for case in (*BLOCKS, *NETWORKS) if only.lower() in case.name.lower()]
+    chosen = [figure for figure in FIGURES if only.lower() in figure.title.lower()]
     if not chosen:
-        known = ", ".join(case.name for case in (*BLOCKS, *NETWORKS))
-        raise typer.BadParameter(f"no case has {only!r} in its name; there are: {known}")
-    return chosen
+        raise typer.BadParameter(f"only: nothing has {only!r} in its title; there are: {_lines(FIGURES)}")
+    peers = [peer.name for peer in PEERS]
+    if unknown := set(skip or ()) - set(peers):
+        raise typer.BadParameter(f"skip: expected some of {peers}, got {sorted(unknown)}")
+    if quick:
+        chosen, rounds = [figure.quick() for figure in chosen], 1
+    console = _console(report.WIDTH)
+    found = _conditions(console, threads, {"device": "cpu"}, PACKAGES)
+    effort = Effort(rounds, budget, frozenset(skip or ()))
+    results = [result for figure in chosen for result in measure(figure, effort, console)]
+    console.print(report.figures_table(results))
+    console.print(report.explanation(), highlight=False, soft_wrap=True)
+    console.print(report.tally(results), highlight=False)
+    _write(console, report.rows(results), found, csv_file, json_file)
+    if any(m.is_faulty for result in results for m in (result.ours, result.peer)):
+        raise typer.Exit(1)
 
 
-def main(
+@app.command()
+def run(
     only: Annotated[str, typer.Option(help="Only cases with this in their name.")] = "",
     mode: Annotated[str, typer.Option(help="training, inference or both.")] = "both",
-    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of every variant.")] = 5,
+    rounds: Rounds = 5,
     batch: Annotated[int, typer.Option(min=1, help="Images.")] = 8,
     size: Annotated[int, typer.Option(min=32, help="Height and width of an image.")] = 224,
     dtype: Annotated[str, typer.Option(help="fp32, or bf16 for autocast.")] = "fp32",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: as many as torch takes.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="Sizes that only show that it runs.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")] = None,
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the results to this file.")] = None,
+    threads: Threads = 0,
+    quick: Quick = False,
+    csv_file: Csv = None,
+    json_file: Json = None,
 ) -> None:
     """Stock and fused blocks and networks: times, spread and memory kept for backward."""
+    from benchmarks.compare import choose, compare_all, table
+
     if dtype not in DTYPES:
         raise typer.BadParameter(f"dtype: expected one of {DTYPES}, got {dtype!r}")
     if mode not in (*VARIANTS, "both"):
         raise typer.BadParameter(f"mode: expected training, inference or both, got {mode!r}")
-    cases = choose(only)
+    try:
+        cases = choose(only)
+    except ValueError as error:
+        raise typer.BadParameter(f"only: {error}") from None
     if quick:
         rounds, batch, size = 1, 2, 32
         cases = [case for case in cases if case in BLOCKS] or cases
-    if threads:
-        torch.set_num_threads(threads)
-    console = Console(width=None if Console().is_terminal else 120)
+    console = _console(120)
     setting = Setting(batch, size, dtype, device)
-    found = {"dtype": dtype, "batch": batch, "image size": size, "device": device, **conditions(device)}
-    for key, value in found.items():
-        console.print(f"{key}: {value}", highlight=False, soft_wrap=True)
+    about = {"dtype": dtype, "batch": batch, "image size": size, "device": device}
+    found = _conditions(console, threads, about)
     if dtype == "bf16" and not has_bf16_hardware(device):
         console.print("note: this device emulates bf16; its times say little about others")
-    modes = VARIANTS if mode == "both" else {mode: VARIANTS[mode]}
-    total = len(cases) * sum(map(len, modes.values())) * (WARMUP + rounds)
-    with Ticker(console, "measuring", total=total) as ticker:
-        results = [row for case in cases for m in modes for row in compare(case, m, setting, rounds, ticker)]
+    results = compare_all(cases, list(VARIANTS) if mode == "both" else [mode], setting, rounds, console)
     console.print(table(results, f"Variants in turn, {rounds} timed rounds; x stock: of {BASELINE.name}"))
+    _write(console, [asdict(result) for result in results], found, csv_file, json_file)
+
+
+def _console(width: int) -> Console:
+    """width: where there is no terminal."""
+    return Console(width=None if Console().is_terminal else width)
+
+
+def _conditions(
+    console: Console, threads: int, about: dict[str, Any], packages: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Sets the threads; prints and gives the conditions."""
+    if threads:
+        torch.set_num_threads(threads)
+    found = {**about, **conditions(about["device"], packages)}
+    for key, value in found.items():
+        console.print(f"{key}: {value}", highlight=False, soft_wrap=True)
+    return found
+
+
+def _lines(figures: tuple[Any, ...]) -> str:
+    return "; ".join(figure.title for figure in figures)
+
+
+def _write(
+    console: Console, rows: list[Row], found: dict[str, Any], csv_file: Path | None, json_file: Path | None
+) -> None:
     for path, write in ((json_file, write_json), (csv_file, write_csv)):
         if path is not None:
-            write(path, results, found)
+            write(path, rows, found)
             console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -1,20 +1,20 @@
-"""What is measured (blocks and networks) and in which variants, for the comparer and the pytest suite."""
+"""What is measured (blocks and networks) and how PyTorch runs it, stock and fused."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fused_resnet
-from fused_resnet.analysis import saved_activation_bytes
+from fused_resnet.analysis import peak_activation_bytes, saved_activation_bytes
+from fused_resnet.models import BasicBlock, Bottleneck
 
-TRAINING, INFERENCE = "training", "inference"
+TRAINING, FORWARD, INFERENCE = "training", "training, forward alone", "inference"
 DTYPES = ("fp32", "bf16")
 
 
@@ -25,6 +25,7 @@ class Variant:
     name: str
     memory_format: torch.memory_format = torch.channels_last
     memory: str | None = None
+    compiled: bool = False
 
     @property
     def layout(self) -> str:
@@ -90,51 +91,88 @@ BLOCKS = (
 NETWORKS = (Case("ResNet-18", _network("resnet18")), Case("ResNet-50", _network("resnet50")))
 
 
+def problem(case: Case, setting: Setting) -> tuple[nn.Module, Tensor, Tensor]:
+    """A stock model, its input and labels, the same at every call.
+
+    Batch norms do something in eval, too, and the last one of a block is small, as in a network that trains:
+    in others a rounding becomes another gradient, and what two implementations compute cannot be compared.
+    """
+    torch.manual_seed(0)
+    size = setting.size // case.shrink
+    model, input = case.build(), torch.randn(setting.batch, case.channels, size, size)
+    labels = torch.randint(1000, (setting.batch,))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    for module in model.modules():
+        if isinstance(module, BasicBlock | Bottleneck):
+            last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+            nn.init.uniform_(last.weight, 0.05, 0.15)
+    return model, input, labels
+
+
 class Work:
-    """One case in one variant, ready to run: call it to run it once.
+    """One case in one variant, ready to run: call it to run it once; what the model gives is the result.
 
     Training is forward, loss and backward, without the optimizer, which fusion does not touch; a block gets a
     gradient for its output and gives one for its input, as inside a network.
     """
 
     def __init__(self, case: Case, variant: Variant, mode: str, setting: Setting) -> None:
-        torch.manual_seed(0)  # every variant gets the same weights and images
-        size = setting.size // case.shrink
-        model, input = case.build(), torch.randn(setting.batch, case.channels, size, size)
-        self._labels = torch.randint(1000, (setting.batch,)).to(setting.device)
-        self._model: nn.Module = model.to(setting.device, memory_format=variant.memory_format)  # type: ignore[call-overload]
-        self._input = input.to(setting.device, memory_format=variant.memory_format)
-        if variant.memory is not None:
-            fused_resnet.fuse(self._model, memory=variant.memory)
         self._case, self._mode, self._setting = case, mode, setting
-        self._model.train(mode == TRAINING)
-        self._input.requires_grad_(mode == TRAINING and not case.is_network)
-        self._gradient: Tensor | None = None
+        model, input, labels = problem(case, setting)
+        self.model: nn.Module = model.to(setting.device, memory_format=variant.memory_format)  # type: ignore[call-overload]
+        self._input = input.to(setting.device, memory_format=variant.memory_format)
+        self._labels = labels.to(setting.device)
+        self._output_gradient: Tensor | None = None
+        if variant.memory is not None:
+            fused_resnet.fuse(self.model, memory=variant.memory)
+        self.model.train(mode != INFERENCE)
+        self._input.requires_grad_(mode != INFERENCE and not case.is_network)
+        self._called = torch.compile(self.model) if variant.compiled else self.model
 
-    def __call__(self) -> Any:
-        return self._train() if self._mode == TRAINING else self._infer()
+    def __call__(self) -> Tensor:
+        return {TRAINING: self._train, FORWARD: self._forward, INFERENCE: self._infer}[self._mode]()
 
     @torch.inference_mode()
     def _infer(self) -> Tensor:
-        with self._setting.autocast():
-            return self._model(self._input)
+        return self._forward()
 
-    def _train(self) -> None:
-        self._model.zero_grad()
+    def _forward(self) -> Tensor:
+        with self._setting.autocast():
+            return self._called(self._input)
+
+    def _train(self) -> Tensor:
+        self.model.zero_grad()
         self._input.grad = None
         with self._setting.autocast():
-            output = self._model(self._input)
+            output = self._called(self._input)
             loss = F.cross_entropy(output, self._labels) if self._case.is_network else None
         if loss is not None:
             loss.backward()
-            return
-        if self._gradient is None:  # made in the first run, which is never timed
-            self._gradient = torch.randn_like(output)
-        output.backward(self._gradient)
+            return output.detach()
+        if self._output_gradient is None:  # made in the first run, which is never timed
+            values = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+            self._output_gradient = torch.empty_like(output).copy_(values)
+        output.backward(self._output_gradient)
+        return output.detach()
+
+    def gradients(self) -> Tensor | None:
+        """Those of all parameters in one vector, after a training step; else None."""
+        found = [p.grad.flatten() for p in self.model.parameters() if p.grad is not None]
+        return torch.cat(found) if found else None
 
     def kept_bytes(self) -> int | None:
         """What the forward pass keeps for backward; None in inference."""
         if self._mode == INFERENCE:
             return None
         with self._setting.autocast():
-            return saved_activation_bytes(self._model, self._input)
+            return saved_activation_bytes(self.model, self._input)
+
+    def peak_bytes(self) -> int:
+        """The most activation memory that a training step takes."""
+        return peak_activation_bytes(self, self.model.parameters())

@@ -2,8 +2,11 @@
 #include <torch/version.h>
 
 #include "bind.h"
+#include "cpu/acceptance.h"
 #include "cpu/kernels.h"
+#include "cpu/matrix_engine.h"
 #include "cpu/ops.h"
+#include "cpu/pack_cache.h"
 #include "cpu/rows.h"
 #ifdef FUSED_RESNET_WITH_CUDA
 #include "cuda/build_info.h"
@@ -23,6 +26,7 @@ py::dict build_info() {
   info["compiler"] = "GCC " __VERSION__;
 #endif
   info["cpu_instruction_set"] = fused_resnet::instruction_set();
+  info["matrix_engine"] = fused_resnet::matrix_engine_name();
 #ifdef FUSED_RESNET_WITH_CUDA
   info["cuda"] = fused_resnet::cuda_version();
   info["cuda_architectures"] = fused_resnet::cuda_architectures();
@@ -47,7 +51,12 @@ std::vector<int64_t> chunk_offsets(int64_t pixels, int64_t channels) {
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   using namespace fused_resnet;
   m.def("build_info", &build_info);
+  m.def("refuses_activations", &refuses_activations, arg("args"), arg("positions"), arg("layout"), arg("ambiguous"));
+  m.def("packed_bytes", &packed_bytes);
+  m.def("use_matrix_engine", &use_matrix_engine, arg("name"));
+  m.def("use_product_kernels", &use_product_kernels, arg("name"));
   m.def("chunk_offsets", &chunk_offsets, arg("pixels"), arg("channels"));
+  op(m, "kept_cast", &kept_cast, arg("weight"), arg("dtype"));
   op(m, "bn_stats", &bn_stats, arg("y"));
   op(m, "bn_finalize", &bn_finalize, arg("mean"), arg("var"), arg("weight"), arg("bias"), arg("eps"));
   op(m, "bn_update_running", &bn_update_running, arg("running_mean"), arg("running_var"), arg("mean"), arg("var"),
@@ -81,6 +90,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
      arg("weight_x"), arg("bias"), arg("stride"), arg("residual"));
   op(m, "folded_dgrad_reduce", &folded_dgrad_reduce, arg("g"), arg("weight_g"), arg("x"), arg("x_norm"), arg("x_act"),
      arg("weight_x"), arg("bias"));
+  op(m, "conv_chain_fprop", &conv_chain_fprop, arg("x"), arg("weights"), arg("biases"), arg("norms"), arg("strides"),
+     arg("paddings"), arg("dilations"), arg("groups"), arg("projection_weight"), arg("projection_norm"),
+     arg("projection_stride"), arg("residual"), arg("act"));
+  op(m, "conv_chain_fprop_cut", &conv_chain_fprop_cut, arg("x"), arg("weights"), arg("biases"), arg("norms"),
+     arg("strides"), arg("paddings"), arg("dilations"), arg("groups"), arg("projection_weight"),
+     arg("projection_norm"), arg("projection_stride"), arg("residual"), arg("act"), arg("rows"), arg("parts"));
 #ifdef FUSED_RESNET_WITH_CUDA
   py::module_ on_gpu = m.def_submodule("cuda");
   m.def("has_cuda_code", &has_cuda_code);

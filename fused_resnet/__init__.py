@@ -1,6 +1,6 @@
 """Fused residual blocks for PyTorch: the same function, with fewer passes over memory.
 
-    model = fused_resnet.fuse(torchvision.models.resnet50())
+model = fused_resnet.fuse(torchvision.models.resnet50())
 """
 
 from . import models

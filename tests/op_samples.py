@@ -213,6 +213,31 @@ def conv_fprop_dual(make):
         yield *main, make.norm(6), *shortcut, ("relu", "identity")[i % 2]
 
 
+def chain(make, x, convs, projection_stride=None, residual=None, act="relu", bias=False):
+    """Arguments of `conv_chain_fprop`: `convs` in a row on x, each of its own number of channels."""
+    geometry = [
+        [n for conv in convs for n in getattr(conv, name)] for name in ("stride", "padding", "dilation")
+    ]
+    weights = [make.weight(*conv.weight_size) for conv in convs]
+    biases = [make.weight(conv.k) if bias else None for conv in convs]
+    norms = [make.norm(conv.k) if i or not bias else None for i, conv in enumerate(convs)]
+    projection = None, None, [1, 1]
+    if projection_stride:
+        projection = make.weight(convs[-1].k, x.shape[1], 1, 1), make.norm(convs[-1].k), projection_stride
+    return x, weights, biases, norms, *geometry, [conv.groups for conv in convs], *projection, residual, act
+
+
+def conv_chain_fprop(make):
+    x = make.activation(2, 4, 6, 5)
+    bottleneck = POINTWISE._replace(k=3), Conv(c=3, k=3), POINTWISE._replace(c=3, k=4)
+    yield chain(make, x, bottleneck, residual=x)
+    yield chain(make, x, (Conv(), Conv(c=6, k=4)), residual=make.activation(2, 4, 6, 5), bias=True)
+    strided = bottleneck[0], Conv(c=3, k=3, stride=(2, 2)), bottleneck[2]
+    yield chain(make, x, strided, projection_stride=[2, 2])
+    yield chain(make, x, (Conv(stride=(2, 1)), Conv(c=6, k=8)), projection_stride=[2, 1], act="identity")
+    yield chain(make, x, (Conv(groups=2, dilation=(2, 1), padding=(2, 1)),), bias=True)
+
+
 def conv_fprop_stats(make, convs=CONVS):
     for i, conv in enumerate(convs):
         x, weight, _ = _tensors(make, conv)
@@ -292,6 +317,7 @@ SAMPLES = {
         bn_act_maxpool,
         bn_act_maxpool_bwd_reduce,
         conv_fprop,
+        conv_chain_fprop,
         conv_fprop_dual,
         conv_fprop_stats,
         conv_dgrad,

@@ -134,6 +134,20 @@ def conv_fprop_dual(
     return activate(main + shortcut, act)
 
 
+def conv_chain_fprop(x, weights, biases, norms, strides, paddings, dilations, groups, *rest):
+    *projection, residual, act = rest
+    weight, norm, stride = projection
+    if weight is not None:
+        residual = F.conv2d(x, weight, stride=tuple(stride))
+        residual = residual if norm is None else batch_norm(residual, norm)
+    for i, (w, bias, n) in enumerate(zip(weights, biases, norms, strict=True)):
+        x = x if i == 0 else F.relu(x)
+        geometry = (tuple(values[2 * i : 2 * i + 2]) for values in (strides, paddings, dilations))
+        x = F.conv2d(x, w, bias, *geometry, groups[i])
+        x = x if n is None else batch_norm(x, n)
+    return activate(x if residual is None else x + residual, act)
+
+
 def conv_fprop_stats(x, weight, x_norm, x_act, stride, padding, dilation, groups):
     y = F.conv2d(operand(x, x_norm, x_act), weight, None, stride, padding, dilation, groups)
     return y, *bn_stats(y)

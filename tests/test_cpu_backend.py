@@ -1,7 +1,5 @@
 """The C++ extension against the reference: values, strides, repeatability, refusals, and life without it."""
 
-import itertools
-import mmap
 import os
 import shutil
 import subprocess
@@ -250,34 +248,6 @@ def test_variance_does_not_cancel(offset, drift):
     assert (mean - expected_mean).abs().max() <= 1e-7 * (1 + offset + drift)
 
 
-def test_more_than_2_to_the_31_elements_in_the_partition():
-    module = _extension.load()
-    for channels in (1, 3, 64, 2048):
-        pixels = 2**33 + 5
-        offsets = module.chunk_offsets(pixels, channels)
-        row = channels if channels >= 64 else -(-64 // channels) * channels
-        assert (offsets[0], offsets[-1]) == (0, pixels * channels)
-        steps = [b - a for a, b in itertools.pairwise(offsets)]
-        assert all(o % row == 0 for o in offsets[:-1]) and max(steps[:-1]) - min(steps[:-1]) <= row
-
-
-@pytest.mark.slow
-def test_more_than_2_to_the_31_elements():
-    # pages that were never written take no memory
-    channels, height, width = 64, 256, 2**17 + 16
-    count = channels * height * width
-    memory = torch.frombuffer(mmap.mmap(-1, 2 * count), dtype=torch.bfloat16)
-    y = memory.view(1, height, width, channels).permute(0, 3, 1, 2)
-    assert count > 2**31 and y.is_contiguous(memory_format=CHANNELS_LAST)
-    y[0, 5, -1, -1], y[0, 6, -1, -3:] = 1, 2
-    mean, _ = cpu.OPS["bn_stats"](y)
-    torch.testing.assert_close(mean[4:8] * (height * width), torch.tensor([0.0, 1.0, 6.0, 0.0]))
-    norm = torch.tensor([[0.0], [1.0], [1.0], [0.0]]).repeat(1, channels)
-    out, argmax = cpu.OPS["bn_act_maxpool"](y, norm, "relu", (16, 16), (16, 16), (0, 0))
-    assert out.nonzero().tolist() == [[0, 5, 15, 2**13], [0, 6, 15, 2**13]]
-    assert argmax[0, 4:8, 15, 2**13].tolist() == [0, 255, 253, 0]
-
-
 def with_default_strides(t):
     return t.contiguous().view(t.shape) if isinstance(t, torch.Tensor) and t.dim() == 4 else t
 
@@ -348,22 +318,6 @@ def test_build_info():
     assert torch.__version__.startswith(info["torch"])
     assert info["cpu_instruction_set"] in ("baseline", "avx2", "avx512")
     assert (info["cuda"] is None) == (info["cuda_architectures"] is None)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("limit", ("default", "avx2"))
-def test_lesser_instruction_sets(limit):
-    """The values once more on the kernels that older processors get."""
-    code = "from fused_resnet import _extension; print(_extension.build_info()['cpu_instruction_set'])"
-    environment = os.environ | {"ATEN_CPU_CAPABILITY": limit}
-    command = [sys.executable, "-c", code]
-    chosen = subprocess.check_output(command, env=environment, text=True).strip()
-    if chosen == _extension.build_info()["cpu_instruction_set"]:
-        pytest.skip(f"{chosen} is what this process runs on")
-    options = ["-q", "-p", "no:cacheprovider", "-k", "reference or nan"]
-    command = [sys.executable, "-m", "pytest", *options, __file__]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout
 
 
 PROBE = """

@@ -33,9 +33,9 @@ def message(op, args, expected):
 
 
 def names_an_argument(text, args):
-    """Messages read "name: expected ..., got ..."."""
+    """Messages read "name: expected ..., got ...", of one of a list "name[0]: ..."."""
     name, _, rest = text.partition(": ")
-    return name in args and rest.startswith("expected ") and ", got " in rest
+    return name.partition("[")[0] in args and rest.startswith("expected ") and ", got " in rest
 
 
 WRONG = {

@@ -53,7 +53,7 @@ def test_comparer(tmp_path: Path) -> None:
     for package in ("rich", "typer"):
         pytest.importorskip(package)
     as_json, as_csv = tmp_path / "results.json", tmp_path / "results.csv"
-    out = run("-m", "benchmarks", "--quick", "--json", str(as_json), "--csv", str(as_csv))
+    out = run("-m", "benchmarks", "run", "--quick", "--json", str(as_json), "--csv", str(as_csv))
     for text in ("bottleneck, projection", "stock NCHW", "fused min", "x stock", "commit:"):
         assert text in out, out
     found = json.loads(as_json.read_text())

@@ -36,6 +36,8 @@ def flat(result):
 
 
 def to_truth(value):
+    if isinstance(value, list):
+        return list(map(to_truth, value))
     return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 

@@ -1,7 +1,9 @@
 // Argument checks and conversions that the ops share.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/Parallel.h>
 
 #include <limits>
@@ -55,7 +57,12 @@ class Lanes {
  public:
   Lanes(const Tensor& t, int64_t vectors, const Rows& rows, const char* name)
       : width_(rows.width), tensor_(check_vectors<A>(t, vectors, rows.channels, name)) {
-    if (rows.pixels_per_row > 1) tensor_ = tensor_.view({vectors, -1}).repeat({1, rows.pixels_per_row});
+    if (rows.pixels_per_row == 1) return;
+    const Tensor once = tensor_;
+    tensor_ = at::empty({vectors, width_}, once.options());
+    for (int64_t v = 0; v < vectors; ++v)
+      for (int64_t lane = 0; lane < width_; lane += rows.channels)
+        std::copy_n(data<A>(once) + v * rows.channels, rows.channels, data<A>(tensor_) + v * width_ + lane);
   }
   const A* operator[](int64_t vector) const { return tensor_.const_data_ptr<A>() + vector * width_; }
 

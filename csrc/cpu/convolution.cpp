@@ -26,4 +26,16 @@ Convolution convolution(at::IntArrayRef input, at::IntArrayRef weight, Pair stri
   return conv;
 }
 
+Affines epilogue_affine(const OptionalTensor& norm, const OptionalTensor& bias, int64_t filters) {
+  Tensor vectors = at::empty({2, filters}, at::kFloat);
+  float *scale = vectors.mutable_data_ptr<float>(), *shift = scale + filters;
+  const Tensor n = norm ? check_vectors<float>(*norm, 4, filters, "norm") : Tensor();
+  const Tensor b = bias ? check_vectors<float>(*bias, 1, filters, "bias") : Tensor();
+  for (int64_t k = 0; k < filters; ++k) {
+    scale[k] = norm ? row(n, 2)[k] : 1.0f;
+    shift[k] = (norm ? row(n, 3)[k] : 0.0f) + (bias ? scale[k] * row(b, 0)[k] : 0.0f);
+  }
+  return {vectors, norm || bias};
+}
+
 } // namespace fused_resnet

@@ -58,6 +58,15 @@ Read<T> read_gradient(const Tensor& g, const OptionalTensor& y, const OptionalTe
   return read;
 }
 
+// Per-channel factors and summands of an epilogue, if there are `any`.
+struct Affines {
+  Tensor vectors; // [2, K]: scale, shift
+  bool any;
+};
+
+// scale*(y + bias) + shift as one affine map of y.
+Affines epilogue_affine(const OptionalTensor& norm, const OptionalTensor& bias, int64_t filters);
+
 // Where the outputs of a gather lie in an activation [.., height, width, channels].
 inline Placement placement_of(const Gather& gather, int64_t height, int64_t width, int64_t channels) {
   return gather.cols.out == width && gather.rows.out == height ? dense_placement(height, width, channels)

@@ -33,7 +33,7 @@ std::tuple<Tensor, Tensor> gradient(const std::vector<Part<T>>& parts, at::IntAr
   for (const Part<T>& part : parts) {
     int64_t depth = 0;
     for (const Source<T>& source : part.sources) depth += source.gather.depth();
-    cuts.emplace_back(part.sources[0].gather, depth, channels);
+    cuts.emplace_back(part.sources[0].gather, depth, channels, part.sources[0].winograd);
     before.push_back(strips);
     strips += cuts.back().strips;
   }
@@ -68,8 +68,14 @@ std::tuple<Tensor, Tensor> gradient(const std::vector<Part<T>>& parts, at::IntAr
 template <class T>
 std::vector<Part<T>> convolution_parts(const Convolution& conv, const Tensor& weight, const Operand<T>& dy) {
   std::vector<Part<T>> parts;
-  for (const Lattice& lattice : dgrad_lattices(conv))
-    parts.push_back({{{lattice.gather, dy, pack_transposed(weight, lattice)}}, lattice.placement});
+  for (const Lattice& lattice : dgrad_lattices(conv)) {
+    const bool whole = conv.kernel[0] == 3 && conv.kernel[1] == 3; // not a part of a larger filter
+    const bool winograd =
+        whole && packing<T>() == Packing::floats && winograd_pays(lattice.gather, conv.channels);
+    const Tensor packed =
+        winograd ? pack_winograd_transposed(weight) : pack_transposed(weight, lattice, packing<T>());
+    parts.push_back({{{lattice.gather, dy, packed, winograd}}, lattice.placement});
+  }
   return parts;
 }
 
@@ -102,8 +108,8 @@ std::tuple<Tensor, Tensor> folded(const Tensor& g, const Tensor& weight_g, const
     const Lattice lattice = dgrad_lattices(conv)[0];
     Gather of_x = fprop_gather(conv);
     if (!dense) of_x.rows.out = lattice.gather.rows.out, of_x.cols.out = lattice.gather.cols.out;
-    const std::vector<Part<T>> parts{{{{lattice.gather, {data<T>(g)}, pack_matrix(weight_g)},
-                                       {of_x, z.operand, pack_matrix(weight_x)}},
+    const std::vector<Part<T>> parts{{{{lattice.gather, {data<T>(g)}, pack_matrix(weight_g, packing<T>())},
+                                       {of_x, z.operand, pack_matrix(weight_x, packing<T>())}},
                                       lattice.placement}};
     return gradient<T>(parts, x.sizes(), x, finish);
   });

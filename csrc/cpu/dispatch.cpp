@@ -1,5 +1,8 @@
 // Picks the kernel table for the processor at hand.
+#include <atomic>
 #include <cstdlib>
+#include <stdexcept>
+#include <string>
 #include <string_view>
 
 #include "tables.h"
@@ -28,9 +31,16 @@ Choice choose() {
   return {"baseline", &baseline::tables};
 }
 
+std::atomic<const Tables*> chosen_products{nullptr}; // by use_product_kernels
+
 const Choice& choice() {
   static const Choice chosen = choose();
   return chosen;
+}
+
+const Tables& products() {
+  const Tables* chosen = chosen_products.load(std::memory_order_relaxed);
+  return chosen ? *chosen : *choice().tables;
 }
 
 } // namespace
@@ -48,16 +58,25 @@ const Kernels<BFloat16>& kernels<BFloat16>() {
   return choice().tables->bf16;
 }
 
-const ProductKernels& product_kernels() { return choice().tables->products; }
+const ProductKernels& product_kernels() { return products().products; }
 template <>
 const OperandKernels<float>& operand_kernels<float>() {
-  return choice().tables->operands_fp32;
+  return products().operands_fp32;
 }
 template <>
 const OperandKernels<BFloat16>& operand_kernels<BFloat16>() {
-  return choice().tables->operands_bf16;
+  return products().operands_bf16;
 }
 
 const char* instruction_set() { return choice().name; }
+
+void use_product_kernels(const std::string& name) {
+  if (name == "auto") chosen_products = nullptr;
+  else if (name == "baseline") chosen_products = &baseline::tables;
+#ifdef FUSED_RESNET_X86
+  else if (name == "wide") chosen_products = &wide::tables;
+#endif
+  else throw std::invalid_argument("name: expected auto, baseline or, on x86, wide, got " + name);
+}
 
 } // namespace fused_resnet

@@ -1,4 +1,8 @@
 // Forward products: convolutions whose BN is known beforehand, and those whose statistics are taken on the way.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/stack.h>
+
 #include "convolution.h"
 #include "packing.h"
 
@@ -6,22 +10,11 @@ namespace fused_resnet {
 
 namespace {
 
-struct Affines {
-  Tensor vectors; // [2, K]: scale, shift
-  bool any;
-};
-
-// scale*(y + bias) + shift as one affine map of y.
-Affines epilogue_affine(const OptionalTensor& norm, const OptionalTensor& bias, int64_t filters) {
-  Tensor vectors = at::empty({2, filters}, at::kFloat);
-  float *scale = vectors.mutable_data_ptr<float>(), *shift = scale + filters;
-  const Tensor n = norm ? check_vectors<float>(*norm, 4, filters, "norm") : Tensor();
-  const Tensor b = bias ? check_vectors<float>(*bias, 1, filters, "bias") : Tensor();
-  for (int64_t k = 0; k < filters; ++k) {
-    scale[k] = norm ? row(n, 2)[k] : 1.0f;
-    shift[k] = (norm ? row(n, 3)[k] : 0.0f) + (bias ? scale[k] * row(b, 0)[k] : 0.0f);
-  }
-  return {vectors, norm || bias};
+template <class T>
+Source<T> forward_source(const Convolution& conv, const Operand<T>& operand, const Tensor& weight) {
+  const Gather gather = fprop_gather(conv);
+  const bool winograd = packing<T>() == Packing::floats && winograd_pays(gather, conv.filters);
+  return {gather, operand, packed_filters(weight, winograd, packing<T>()), winograd};
 }
 
 template <class T>
@@ -30,7 +23,7 @@ void forward_product(const std::vector<Source<T>>& sources, const Tensor& out, c
   const int64_t filters = out.size(1);
   int64_t depth = 0;
   for (const Source<T>& source : sources) depth += source.gather.depth();
-  const Cut cut(sources[0].gather, depth, filters);
+  const Cut cut(sources[0].gather, depth, filters, sources[0].winograd);
   const Placement placement = placement_of(sources[0].gather, out.size(2), out.size(3), filters);
   const float floor = activation_floor<float>(act);
   product(sources, placement, cut, [&](int64_t strip, int64_t panel, float* sums, const int64_t* offsets) {
@@ -58,8 +51,8 @@ Tensor conv_fprop(const Tensor& x, const Tensor& weight, const OptionalTensor& b
   dispatch_products(x, "x", [&](auto storage) {
     using T = decltype(storage);
     const Read<T> read = read_activation<T>(x, x_norm, x_act);
-    forward_product<T>({{fprop_gather(conv), read.operand, pack_filters(weight)}}, out,
-                       epilogue_affine(norm, bias, conv.filters), residual, act);
+    forward_product<T>({forward_source(conv, read.operand, weight)}, out, epilogue_affine(norm, bias, conv.filters),
+                       residual, act);
   });
   return out;
 }
@@ -85,8 +78,14 @@ Tensor conv_fprop_dual(const Tensor& x, const Tensor& weight, const OptionalTens
     const Read<T> read = read_activation<T>(x, x_norm, x_act);
     // both scales go into the weights, so that the two products add up in one set of accumulators
     const Affines shifts{at::stack({at::ones_like(n[3]), n[3] + m[3]}), true};
-    std::vector<Source<T>> sources{{fprop_gather(conv), read.operand, pack_filters(weight, row(n, 2))},
-                                   {fprop_gather(added), {data<T>(shortcut_x)}, pack_filters(shortcut_weight, row(m, 2))}};
+    const auto scaled = [](const Gather& gather, const Operand<T>& operand, const Tensor& w, const float* scale) {
+      // but for bf16, which would round them
+      return packing<T>() == Packing::floats
+          ? Source<T>{gather, operand, pack_filters(w, scale)}
+          : Source<T>{gather, operand, pack_filters(w, nullptr, Packing::pairs), false, scale};
+    };
+    std::vector<Source<T>> sources{scaled(fprop_gather(conv), read.operand, weight, row(n, 2)),
+                                   scaled(fprop_gather(added), {data<T>(shortcut_x)}, shortcut_weight, row(m, 2))};
     if (sources[0].gather.cols.out != sources[1].gather.cols.out) { // both in images: a strip is of the same pixels
       sources[0].gather = sources[1].gather;
       sources[0].gather.channels = conv.channels;
@@ -111,8 +110,8 @@ std::tuple<Tensor, Tensor, Tensor> conv_fprop_stats(const Tensor& x, const Tenso
   dispatch_products(x, "x", [&](auto storage) {
     using T = decltype(storage);
     const Read<T> read = read_activation<T>(x, x_norm, x_act);
-    const Source<T> source{fprop_gather(conv), read.operand, pack_filters(weight)};
-    const Cut cut(source.gather, source.gather.depth(), filters);
+    const Source<T> source = forward_source(conv, read.operand, weight);
+    const Cut cut(source.gather, source.gather.depth(), filters, source.winograd);
     Tensor partial = at::empty({cut.strips, 2, filters}, at::kDouble);
     double* moments = partial.mutable_data_ptr<double>();
     product<T>({source}, placement_of(source.gather, conv.out[0], conv.out[1], filters), cut,

@@ -41,8 +41,12 @@ Gather flattened(Gather gather) {
 
 } // namespace
 
+Gather fprop_rows(const Convolution& conv) {
+  return {conv.images, conv.channels, fprop_axis(conv, 0), fprop_axis(conv, 1)};
+}
+
 Gather fprop_gather(const Convolution& conv) {
-  const Gather gather{conv.images, conv.channels, fprop_axis(conv, 0), fprop_axis(conv, 1)};
+  const Gather gather = fprop_rows(conv);
   return conv.pointwise() && conv.stride[0] == 1 && conv.stride[1] == 1 ? flattened(gather) : gather;
 }
 

@@ -28,7 +28,8 @@ struct Gather {
   Axis rows, cols;
 
   int64_t out_lines() const { return images * rows.out; }
-  int64_t depth() const { return static_cast<int64_t>(rows.taps.size() * cols.taps.size()) * channels; }
+  int64_t taps() const { return static_cast<int64_t>(rows.taps.size() * cols.taps.size()); }
+  int64_t depth() const { return taps() * channels; }
 };
 
 // Where output pixel (n, i, j) lies in its tensor, in elements.
@@ -46,6 +47,7 @@ struct Convolution {
 };
 
 Gather fprop_gather(const Convolution& conv);
+Gather fprop_rows(const Convolution& conv); // the same, rows and images told apart whatever the convolution
 Placement dense_placement(int64_t height, int64_t width, int64_t channels);
 
 // The input's pixels (row, col) with (row + padding) % stride == residue of both dimensions read the same taps: their

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace fused_resnet {
 
@@ -119,5 +120,8 @@ const Kernels<T>& kernels();
 
 // The name of its instruction set.
 const char* instruction_set();
+
+// For tests: the products' loops of another table, "baseline" or "wide", from now on; "auto": the best one again.
+void use_product_kernels(const std::string& name);
 
 } // namespace fused_resnet

@@ -1,36 +1,37 @@
 // Reads operands of products and stores their results; see number_impl.h for how this file is included.
 
-template <class T>
-void read_plain(const T* __restrict x, int64_t count, float* __restrict out) {
-  for (int64_t c = 0; c < count; ++c) out[c] = widen(x[c]);
+template <class T, class E>
+void read_plain(const T* __restrict x, int64_t count, E* __restrict out) {
+  for (int64_t c = 0; c < count; ++c) out[c] = narrow<E>(widen(x[c]));
 }
 
-template <class T>
+template <class T, class E>
 void read_activated(const T* __restrict x, const float* __restrict scale, const float* __restrict shift, float floor,
-                    int64_t count, float* __restrict out) {
-  for (int64_t c = 0; c < count; ++c) out[c] = at_least(floor, multiply_add(widen(x[c]), scale[c], shift[c]));
+                    int64_t count, E* __restrict out) {
+  for (int64_t c = 0; c < count; ++c)
+    out[c] = narrow<E>(at_least(floor, multiply_add(widen(x[c]), scale[c], shift[c])));
 }
 
-template <class T>
+template <class T, class E>
 void read_backward(const T* __restrict g, const T* __restrict y, const float* __restrict a, const float* __restrict b,
-                   const float* __restrict c, int64_t count, float* __restrict out) {
+                   const float* __restrict c, int64_t count, E* __restrict out) {
   for (int64_t i = 0; i < count; ++i)
-    out[i] = multiply_add(a[i], widen(g[i]), multiply_add(b[i], widen(y[i]), c[i]));
+    out[i] = narrow<E>(multiply_add(a[i], widen(g[i]), multiply_add(b[i], widen(y[i]), c[i])));
 }
 
-template <class T>
-void read_scaled(const T* __restrict g, const float* __restrict a, int64_t count, float* __restrict out) {
-  for (int64_t i = 0; i < count; ++i) out[i] = a[i] * widen(g[i]);
+template <class T, class E>
+void read_scaled(const T* __restrict g, const float* __restrict a, int64_t count, E* __restrict out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = narrow<E>(a[i] * widen(g[i]));
 }
 
-template <class T>
-void read(const Operand<T>& operand, const Pixels& pixels, float* out, int64_t step) {
+template <class T, class E>
+void read(const Operand<T>& operand, const Pixels& pixels, E* out, int64_t step) {
   const int64_t channel = pixels.channel, channels = pixels.channels;
   if (operand.plain() && pixels.step == channels && step == channels)
     return read_plain(operand.x + pixels.first, pixels.count * channels, out); // one run, be the channels ever so few
   for (int64_t i = 0; i < pixels.count; ++i) {
     const int64_t at = pixels.first + i * pixels.step + channel;
-    float* to = out + i * step;
+    E* to = out + i * step;
     if (operand.affine.scale)
       read_activated(operand.x + at, operand.affine.scale + channel, operand.affine.shift + channel, operand.floor,
                      channels, to);
@@ -43,7 +44,7 @@ void read(const Operand<T>& operand, const Pixels& pixels, float* out, int64_t s
       read_plain(operand.x + at, channels, to);
     if (operand.origin) {
       const float* __restrict origin = operand.origin + channel;
-      for (int64_t c = 0; c < channels; ++c) to[c] -= origin[c];
+      for (int64_t c = 0; c < channels; ++c) to[c] = narrow<E>(widen(to[c]) - origin[c]);
     }
   }
 }

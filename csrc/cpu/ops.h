@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 namespace fused_resnet {
 
@@ -82,5 +83,22 @@ Tensor folded_dgrad(const Tensor& g, const Tensor& weight_g, const Tensor& x, co
 std::tuple<Tensor, Tensor> folded_dgrad_reduce(const Tensor& g, const Tensor& weight_g, const Tensor& x,
                                                const Tensor& x_norm, const std::string& x_act, const Tensor& weight_x,
                                                const Tensor& bias);
+
+// A block of convolutions, depth first where that is faster.
+Tensor conv_chain_fprop(const Tensor& x, const std::vector<Tensor>& weights, const std::vector<OptionalTensor>& biases,
+                        const std::vector<OptionalTensor>& norms, const std::vector<int64_t>& strides,
+                        const std::vector<int64_t>& paddings, const std::vector<int64_t>& dilations,
+                        const std::vector<int64_t>& groups, const OptionalTensor& projection_weight,
+                        const OptionalTensor& projection_norm, Pair projection_stride, const OptionalTensor& residual,
+                        const std::string& act);
+
+// The same cut as told: depth first with `rows` output rows at a time, each image in `parts` tasks; rows 0: not so.
+Tensor conv_chain_fprop_cut(const Tensor& x, const std::vector<Tensor>& weights,
+                            const std::vector<OptionalTensor>& biases, const std::vector<OptionalTensor>& norms,
+                            const std::vector<int64_t>& strides, const std::vector<int64_t>& paddings,
+                            const std::vector<int64_t>& dilations, const std::vector<int64_t>& groups,
+                            const OptionalTensor& projection_weight, const OptionalTensor& projection_norm,
+                            Pair projection_stride, const OptionalTensor& residual, const std::string& act,
+                            int64_t rows, int64_t parts);
 
 } // namespace fused_resnet

@@ -1,6 +1,10 @@
 #include "packing.h"
 
+#include "pack_cache.h"
+#include "pool_of_buffers.h"
 #include "products.h"
+#include "strip.h"
+#include "winograd.h"
 
 namespace fused_resnet {
 
@@ -14,49 +18,122 @@ float widened(BFloat16 v) {
   return wide;
 }
 
+// The products are over `taps` times `channels_of_tap`.
 template <class F>
-Tensor pack(int64_t channels, int64_t depth, const F& fill) {
+Tensor pack(int64_t channels, int64_t taps, int64_t channels_of_tap, Packing packing, const F& fill) {
   const int64_t width = product_kernels().panel, panels = (channels + width - 1) / width;
-  Tensor packed = at::empty({panels, depth, width}, at::kFloat);
-  float* data = packed.mutable_data_ptr<float>();
+  const int64_t depth = taps * channels_of_tap, paired_depth = taps * ((channels_of_tap + 1) / 2 * 2);
+  const bool pairs = packing == Packing::pairs;
+  const Tensor packed = pairs ? pooled({panels, paired_depth / 2, width}).view(at::kBFloat16)
+                              : pooled({panels, depth, width});
   at::parallel_for(0, panels, std::max<int64_t>(1, min_task / (width * std::max<int64_t>(depth, 1))),
                    [&](int64_t begin, int64_t end) {
     for (int64_t panel = begin; panel < end; ++panel) {
-      float* to = data + panel * depth * width;
+      float* to = pairs ? scratch(0, depth * width) : packed.mutable_data_ptr<float>() + panel * depth * width;
       const int64_t first = panel * width, count = std::min(width, channels - first);
       if (count < width) std::fill_n(to, depth * width, 0.0f);
       fill(first, count, to, width);
+      if (pairs)
+        product_kernels().pair_rows(to, taps, channels_of_tap, data<BFloat16>(packed) + panel * paired_depth * width);
     }
   });
   return packed;
 }
 
+// G g Gᵀ (Lavin & Gray 2016) of `count` filters side by side: taps [9][count] to rows of `width`, `plane` apart.
+void winograd_weights(const float* taps, int64_t count, float* to, int64_t plane) {
+  for (int64_t l = 0; l < count; ++l) {
+    float half[4][3];
+    for (int s = 0; s < 3; ++s) {
+      const float first = taps[s * count + l], second = taps[(3 + s) * count + l], third = taps[(6 + s) * count + l];
+      half[0][s] = first;
+      half[1][s] = 0.5f * (first + second + third);
+      half[2][s] = 0.5f * (first - second + third);
+      half[3][s] = third;
+    }
+    for (int r = 0; r < 4; ++r) {
+      const float first = half[r][0], second = half[r][1], third = half[r][2];
+      to[(4 * r + 0) * plane + l] = first;
+      to[(4 * r + 1) * plane + l] = 0.5f * (first + second + third);
+      to[(4 * r + 2) * plane + l] = 0.5f * (first - second + third);
+      to[(4 * r + 3) * plane + l] = third;
+    }
+  }
+}
+
+// tap(depth index, tap, first channel, count, to): `count` weights.
+template <class Tap>
+Tensor pack_winograd_as(int64_t channels, int64_t depth, const Tap& tap) {
+  const auto fill = [&](int64_t first, int64_t count, float* to, int64_t width) {
+    std::vector<float> taps(static_cast<size_t>(9 * count));
+    for (int64_t d = 0; d < depth; ++d) {
+      for (int t = 0; t < 9; ++t) tap(d, t, first, count, taps.data() + t * count);
+      winograd_weights(taps.data(), count, to + d * width, depth * width);
+    }
+  };
+  return pack(channels, winograd_positions, depth, Packing::floats, fill);
+}
+
 } // namespace
 
-Tensor pack_filters(const Tensor& weight, const float* scale) {
+Tensor pack_winograd(const Tensor& weight) {
+  const Tensor dense = weight.contiguous(at::MemoryFormat::ChannelsLast);
+  const int64_t channels = dense.size(1);
+  return dispatch_products(dense, "weight", [&](auto storage) {
+    using T = decltype(storage);
+    const T* from = data<T>(dense);
+    return pack_winograd_as(dense.size(0), channels, [=](int64_t c, int t, int64_t first, int64_t count, float* to) {
+      for (int64_t k = 0; k < count; ++k) to[k] = widened(from[((first + k) * 9 + t) * channels + c]);
+    });
+  });
+}
+
+Tensor pack_winograd_transposed(const Tensor& weight) {
+  const Tensor dense = weight.contiguous(at::MemoryFormat::ChannelsLast);
+  const int64_t channels = dense.size(1);
+  return dispatch_products(dense, "weight", [&](auto storage) {
+    using T = decltype(storage);
+    const T* from = data<T>(dense);
+    return pack_winograd_as(channels, dense.size(0), [=](int64_t k, int t, int64_t first, int64_t count, float* to) {
+      const T* tap = from + (k * 9 + 8 - t) * channels + first; // turned by half a turn
+      for (int64_t c = 0; c < count; ++c) to[c] = widened(tap[c]);
+    });
+  });
+}
+
+Tensor pack_filters(const Tensor& weight, const float* scale, Packing packing) {
   const Tensor dense = weight.contiguous(at::MemoryFormat::ChannelsLast);
   const int64_t depth = dense.numel() / dense.size(0);
   return dispatch_products(dense, "weight", [&](auto storage) {
     using T = decltype(storage);
     const T* from = data<T>(dense);
-    return pack(dense.size(0), depth, [=](int64_t first, int64_t count, float* to, int64_t width) {
+    const auto fill = [=](int64_t first, int64_t count, float* to, int64_t width) {
       for (int64_t k = 0; k < count; ++k) {
         const T* filter = from + (first + k) * depth;
         const float factor = scale ? scale[first + k] : 1.0f;
         for (int64_t d = 0; d < depth; ++d) to[d * width + k] = widened(filter[d]) * factor;
       }
-    });
+    };
+    return pack(dense.size(0), depth / dense.size(1), dense.size(1), packing, fill);
   });
 }
 
-Tensor pack_transposed(const Tensor& weight, const Lattice& lattice) {
+Tensor packed_filters(const Tensor& weight, bool winograd, Packing packing) {
+  // whether it is packed for Winograd depends on the image, too: either form of one weight may be wanted
+  const int kind = winograd ? 1 : packing == Packing::pairs ? 2 : 0;
+  return packed_once(weight, kind + 4 * static_cast<int>(product_kernels().panel), [=](const Tensor& w) {
+    return winograd ? pack_winograd(w) : pack_filters(w, nullptr, packing);
+  });
+}
+
+Tensor pack_transposed(const Tensor& weight, const Lattice& lattice, Packing packing) {
   const Tensor dense = weight.contiguous(at::MemoryFormat::ChannelsLast);
   const int64_t filters = dense.size(0), channels = dense.size(1), kernel[2] = {dense.size(2), dense.size(3)};
   return dispatch_products(dense, "weight", [&](auto storage) {
     using T = decltype(storage);
     const T* from = data<T>(dense);
     const int64_t taps = static_cast<int64_t>(lattice.tap_rows.size() * lattice.tap_cols.size());
-    return pack(channels, taps * filters, [&, from](int64_t first, int64_t count, float* to, int64_t width) {
+    return pack(channels, taps, filters, packing, [&, from](int64_t first, int64_t count, float* to, int64_t width) {
       for (const int64_t r : lattice.tap_rows)
         for (const int64_t s : lattice.tap_cols)
           for (int64_t k = 0; k < filters; ++k, to += width) {
@@ -67,13 +144,13 @@ Tensor pack_transposed(const Tensor& weight, const Lattice& lattice) {
   });
 }
 
-Tensor pack_matrix(const Tensor& matrix) {
+Tensor pack_matrix(const Tensor& matrix, Packing packing) {
   const Tensor dense = matrix.contiguous();
   const int64_t depth = dense.size(0), channels = dense.size(1);
   return dispatch_products(dense, "matrix", [&](auto storage) {
     using T = decltype(storage);
     const T* from = data<T>(dense);
-    return pack(channels, depth, [=](int64_t first, int64_t count, float* to, int64_t width) {
+    return pack(channels, 1, depth, packing, [=](int64_t first, int64_t count, float* to, int64_t width) {
       for (int64_t d = 0; d < depth; ++d)
         for (int64_t c = 0; c < count; ++c) to[d * width + c] = widened(from[d * channels + first + c]);
     });

@@ -8,6 +8,8 @@ namespace {
 
 constexpr int64_t strip_floats = 57344;    // 224 KiB: about half of a second-level cache
 constexpr int64_t strip_pixels = 336;      // more would push the panel's sums out of the first-level cache
+constexpr int64_t least_pixels = 48;       // fewer would not be worth reading all weights
+constexpr int64_t winograd_pixels = 192;   // 48 tiles: the same for Winograd's, of which there are more
 constexpr int64_t parallel_depth = 131072; // multiply-adds that are worth a second thread
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -42,18 +44,31 @@ float* scratch(int slot, int64_t floats) {
   return buffer.data.get();
 }
 
-Cut::Cut(const Gather& gather, int64_t depth, int64_t channels)
+Cut::Cut(const Gather& gather, int64_t depth, int64_t channels, bool winograd)
     : lines(gather.out_lines()), columns(gather.cols.out), width(product_kernels().panel), channels(channels) {
   panels = divide_up(channels, width);
   parallel = lines * columns * channels * std::max<int64_t>(depth, 1) >= parallel_depth;
-  const int64_t threads = parallel ? at::get_num_threads() : 1;
-  strips = divide_up(lines, fitting_lines(gather));
-  strips = std::min(lines, strips >= threads ? divide_up(strips, threads) * threads
-                                             : (lines * columns >= threads * tile_pixels * 8 ? threads : strips));
-  lines_per_strip = std::max<int64_t>(1, divide_up(lines, std::max<int64_t>(strips, 1)));
-  if (columns == 1) lines_per_strip = divide_up(lines_per_strip, tile_pixels) * tile_pixels;
+  const int64_t tasks = parallel ? tasks_per_thread * at::get_num_threads() : 1;
+  if (winograd) {
+    lines_per_strip = divide_up(winograd_pixels, columns);
+    const int64_t unit = lines_per_strip > gather.rows.out ? gather.rows.out : 2; // whole images, or pairs of lines
+    lines_per_strip = divide_up(lines_per_strip, unit) * unit;
+  } else {
+    const int64_t most_lines = fitting_lines(gather);
+    lines_per_strip = std::clamp(divide_up(lines, tasks), std::min(most_lines, divide_up(least_pixels, columns)), most_lines);
+    if (columns == 1) lines_per_strip = divide_up(lines_per_strip, tile_pixels) * tile_pixels;
+  }
   strips = divide_up(lines, lines_per_strip);
-  groups = strips >= threads ? 1 : std::min(panels, divide_up(threads, std::max<int64_t>(strips, 1)));
+  groups = std::min(panels, divide_up(tasks, strips));
+}
+
+bool winograd_pays(const Gather& gather, int64_t channels) {
+  constexpr int64_t least_channels = 32;
+  const bool filter = gather.rows.taps.size() == 3 && gather.cols.taps.size() == 3 && gather.rows.dense() &&
+      gather.cols.dense() && gather.rows.step == 1 && gather.cols.step == 1;
+  const int64_t pixels = gather.out_lines() * gather.cols.out;
+  return filter && std::min(gather.channels, channels) >= least_channels &&
+      pixels >= 2 * std::max(winograd_pixels, gather.channels);
 }
 
 } // namespace fused_resnet

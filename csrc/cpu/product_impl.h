@@ -53,7 +53,7 @@ void correlate_tile(const Correlation& op, float* out, int64_t step) {
 #pragma GCC unroll 8
   for (int i = 0; i < filters; ++i)
 #pragma GCC unroll 4
-    for (int v = 0; v < panel_vectors; ++v) sums[i][v] = load(out + i * step + v * vec_width);
+    for (int v = 0; v < panel_vectors; ++v) sums[i][v] = Vec{};
   for (int64_t line = 0; line < op.lines; ++line) {
     const float *g = op.g + line * op.g_line, *z = op.z + line * op.z_line;
     for (int64_t pixel = 0; pixel < op.pixels; ++pixel, g += op.g_step, z += op.z_step) {
@@ -71,7 +71,10 @@ void correlate_tile(const Correlation& op, float* out, int64_t step) {
 #pragma GCC unroll 8
   for (int i = 0; i < filters; ++i)
 #pragma GCC unroll 4
-    for (int v = 0; v < panel_vectors; ++v) store(out + i * step + v * vec_width, sums[i][v]);
+    for (int v = 0; v < panel_vectors; ++v) {
+      float* to = out + i * step + v * vec_width;
+      store(to, load(to) + sums[i][v]); // a strip's sum by itself first: one long sum would lose what is small
+    }
 }
 
 inline void correlate(const Correlation& op, int64_t filters, float* out, int64_t step) {
@@ -96,5 +99,46 @@ inline void column_sums(const float* strip, int64_t pixels, int64_t step, int64_
       for (int64_t l = 0; l < lanes; ++l) sum[l] += row[l];
     }
     for (int64_t l = 0; l < lanes; ++l) sums[first + l] += static_cast<double>(sum[l]);
+  }
+}
+
+inline void pair(const BFloat16* __restrict even, const BFloat16* __restrict odd, int64_t columns,
+                 BFloat16* __restrict out) {
+  for (int64_t c = 0; c < columns; ++c) {
+    out[2 * c] = even[c];
+    out[2 * c + 1] = odd[c];
+  }
+  for (int64_t c = columns; c < panel_width; ++c) out[2 * c] = out[2 * c + 1] = BFloat16{};
+}
+
+inline void pair_rows(const float* rows, int64_t groups, int64_t depth, BFloat16* out) {
+  for (int64_t group = 0; group < groups; ++group)
+    for (int64_t d = 0; d < depth; d += 2, out += 2 * panel_width) {
+      BFloat16 even[panel_width], odd[panel_width] = {};
+      for (int64_t c = 0; c < panel_width; ++c) even[c] = narrow<BFloat16>(rows[c]);
+      rows += panel_width;
+      if (d + 1 < depth) {
+        for (int64_t c = 0; c < panel_width; ++c) odd[c] = narrow<BFloat16>(rows[c]);
+        rows += panel_width;
+      }
+      pair(even, odd, panel_width, out);
+    }
+}
+
+inline void pair_pixels(const BFloat16* line, int64_t pixels, int64_t step, int64_t columns, BFloat16* out) {
+  const BFloat16 zeros[panel_width] = {};
+  columns = smaller(columns, panel_width);
+  for (int64_t p = 0; p < pixels; p += 2, out += 2 * panel_width)
+    pair(line + p * step, p + 1 < pixels ? line + (p + 1) * step : zeros, columns, out);
+}
+
+inline void transpose(const BFloat16* line, int64_t pixels, int64_t step, int64_t channels, BFloat16* out,
+                      int64_t out_step) {
+  constexpr int64_t block = 16;
+  for (int64_t first = 0; first < channels; first += block) {
+    const int64_t last = smaller(first + block, channels);
+    for (int64_t p = 0; p < pixels; ++p)
+      for (int64_t c = first; c < last; ++c) out[c * out_step + p] = line[p * step + c];
+    for (int64_t c = first; pixels % 2 == 1 && c < last; ++c) out[c * out_step + pixels] = BFloat16{};
   }
 }

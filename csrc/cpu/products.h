@@ -82,8 +82,26 @@ struct ProductKernels {
   // out [filters][panel] += op, rows of out `step` apart; filters <= tile_filters.
   void (*correlate)(const Correlation& op, int64_t filters, float* out, int64_t step);
 
+  // Winograd's transforms. Tiles of 4x4 pixels, lines `line` and pixels `step` floats apart, to their 16 positions:
+  // out[position*plane + tile*row + c]; channels are rounded up to whole vectors.
+  void (*winograd_input)(const float* const* tiles, int64_t count, int64_t line, int64_t step, int64_t channels,
+                         float* out, int64_t row, int64_t plane);
+  // products[position*plane + tile*panel + c] to the 2x2 pixels of a tile, rows of sums [..][panel]; -1: none.
+  void (*winograd_output)(const float* products, int64_t plane, const int32_t* pixels, int64_t tiles, float* sums);
+
   // sums[c] += Σ over pixels of a strip
   void (*column_sums)(const float* strip, int64_t pixels, int64_t step, int64_t channels, double* sums);
+
+  // What matrix hardware multiplies (matrix_engine.h) has an even depth, filled up with zeros.
+  // rows [groups][depth][panel] -> out [groups][depth/2][panel][2], rounded to bf16.
+  void (*pair_rows)(const float* rows, int64_t groups, int64_t depth, BFloat16* out);
+
+  // `columns` of a line of pixels, `step` apart -> out [pixels/2][panel][2].
+  void (*pair_pixels)(const BFloat16* line, int64_t pixels, int64_t step, int64_t columns, BFloat16* out);
+
+  // The channels of a line of pixels -> rows of out, `out_step` apart.
+  void (*transpose)(const BFloat16* line, int64_t pixels, int64_t step, int64_t channels, BFloat16* out,
+                    int64_t out_step);
 };
 
 // Loops that know how activations are stored.
@@ -91,6 +109,9 @@ template <class T>
 struct OperandKernels {
   // Reads pixels into out, `step` floats apart.
   void (*read)(const Operand<T>& operand, const Pixels& pixels, float* out, int64_t step);
+
+  // The same, rounded to how activations are stored.
+  void (*read_stored)(const Operand<T>& operand, const Pixels& pixels, T* out, int64_t step);
 
   void (*store_forward)(float* sums, const Output<T>& to, const ForwardEpilogue<T>& epilogue);
 

@@ -13,13 +13,18 @@ namespace fused_resnet {
 // Memory that a thread keeps from one strip, and one op, to the next: asking the system for it again would cost more
 // than to fill it.
 float* scratch(int slot, int64_t floats);
+template <class E>
+E* scratch_of(int slot, int64_t count) {
+  constexpr int64_t size = sizeof(E);
+  return reinterpret_cast<E*>(scratch(slot, (count * size + 3) / 4));
+}
 
 // How one gather's pixels lie in a strip, whichever lines it is of.
 class StripLayout {
  public:
   // `pad` floats keep neighbours apart: a distance of a power of two would put all pixels into a few lines of a cache.
   StripLayout(const Gather& gather, int64_t channels, int64_t pad, bool direct)
-      : gather(gather), channels(channels), direct(direct), step(channels + pad) {
+      : gather(gather), channels(channels), direct(direct), step(channels + (direct ? 0 : pad)) {
     rows = extent(gather.rows, direct);
     cols = extent(gather.cols, direct);
     width = direct ? gather.cols.in : (gather.cols.out - 1) * cols.step + cols.reach;
@@ -34,10 +39,10 @@ class StripLayout {
     return (gather.rows.taps[r] - rows.least) * line + (gather.cols.taps[s] - cols.least) * step;
   }
 
-  // What `multiply` walks through, none longer than `longest`.
-  std::vector<Segment> segments(int64_t longest) const {
+  // What `multiply` walks through, none longer than `longest`; `merging` neighbouring taps into one where they touch.
+  std::vector<Segment> segments(int64_t longest, bool merging = true) const {
     std::vector<Segment> found;
-    const bool merge = gather.cols.dense() && step == channels;
+    const bool merge = merging && gather.cols.dense() && step == channels;
     const size_t taps = merge ? 1 : gather.cols.taps.size();
     const int64_t depth = merge ? static_cast<int64_t>(gather.cols.taps.size()) * channels : channels;
     for (size_t r = 0; r < gather.rows.taps.size(); ++r)
@@ -73,19 +78,23 @@ struct Piece {
   int64_t image, begin, count, first;
 };
 
-template <class T>
+// E: what the strip holds, float, or BFloat16 as an activation would be stored.
+template <class T, class E = float>
 class Strip {
  public:
-  // Channels [channel, channel + channels) of what `operand` reads. `whole`: floats may be used where they are.
+  // Channels [channel, channel + channels) of what `operand` reads, filled up with zeros to a multiple.
+  // `in_place`: elements may be used where they are.
   Strip(const Gather& gather, const Operand<T>& operand, int64_t channel, int64_t channels, int64_t pad, int slot,
-        bool in_place)
-      : layout(gather, channels, pad, in_place && usable_in_place(gather, operand, channels)),
+        bool in_place, int64_t multiple = 1)
+      : layout(gather, filled_up(channels, multiple), pad,
+               in_place && usable_in_place(gather, operand, filled_up(channels, multiple))),
         operand_(operand),
         channel_(channel),
+        channels_(channels),
         slot_(slot) {}
 
   static bool usable_in_place(const Gather& gather, const Operand<T>& operand, int64_t channels) {
-    return std::is_same_v<T, float> && operand.plain() && channels == gather.channels && gather.rows.inside() &&
+    return std::is_same_v<T, E> && operand.plain() && channels == gather.channels && gather.rows.inside() &&
         gather.cols.inside();
   }
 
@@ -102,16 +111,17 @@ class Strip {
       line += count;
     }
     if (layout.direct) return;
-    // The loops read whole panels: what lies behind the last pixel must be there, though it is not used.
-    data_ = scratch(slot_, first * layout.line + 256);
+    // The loops read whole panels and whole tiles: what lies behind the last pixel and line must be there, though it
+    // is not used.
+    data_ = scratch_of<E>(slot_, (first + 1) * layout.line + 4 * layout.step + 256);
     for (const Piece& piece : pieces)
       for (int64_t l = 0; l < layout.lines(piece.count); ++l) read_line(piece, l);
   }
 
   // Output pixel (row `begin + i`, column j) of a piece.
-  const float* pixel(const Piece& piece, int64_t i, int64_t j) const {
+  const E* pixel(const Piece& piece, int64_t i, int64_t j) const {
     const int64_t at = i * layout.rows.step * layout.line + j * layout.cols.step * layout.step;
-    if constexpr (std::is_same_v<T, float>) {
+    if constexpr (std::is_same_v<T, E>) {
       if (layout.direct) {
         const Gather& g = layout.gather;
         const int64_t first = (piece.image * g.rows.in + piece.begin * g.rows.step) * layout.line;
@@ -121,7 +131,7 @@ class Strip {
     return data_ + piece.first * layout.line + at;
   }
 
-  void pixels(std::vector<const float*>& found) const {
+  void pixels(std::vector<const E*>& found) const {
     found.clear();
     for (const Piece& piece : pieces)
       for (int64_t i = 0; i < piece.count; ++i)
@@ -132,12 +142,16 @@ class Strip {
   std::vector<Piece> pieces;
 
  private:
+  static int64_t filled_up(int64_t channels, int64_t multiple) {
+    return (channels + multiple - 1) / multiple * multiple;
+  }
+
   void read_line(const Piece& piece, int64_t l) {
     const Gather& g = layout.gather;
     const bool sparse_rows = g.rows.taps.size() <= 1;
     const int64_t row = sparse_rows ? (piece.begin + l) * g.rows.step + layout.rows.least
                                     : piece.begin * g.rows.step + layout.rows.least + l;
-    float* to = data_ + (piece.first + l) * layout.line;
+    E* to = data_ + (piece.first + l) * layout.line;
     if (row < 0 || row >= g.rows.in) return fill(to, layout.width);
     const int64_t between = g.cols.taps.size() <= 1 ? g.cols.step : 1; // input columns from one of the strip to the next
     const int64_t least = layout.cols.least;
@@ -146,17 +160,24 @@ class Strip {
     const int64_t right = std::clamp<int64_t>((g.cols.in - least + between - 1) / between, left, layout.width);
     fill(to, left);
     const int64_t first = ((piece.image * g.rows.in + row) * g.cols.in + least + left * between) * g.channels;
-    operand_kernels<T>().read(operand_, {first, right - left, between * g.channels, channel_, layout.channels},
-                              to + left * layout.step, layout.step);
+    read(first, right - left, between * g.channels, to + left * layout.step);
     fill(to + right * layout.step, layout.width - right);
   }
 
-  void fill(float* to, int64_t pixels) const { std::fill_n(to, pixels * layout.step, 0.0f); }
+  void read(int64_t first, int64_t count, int64_t distance, E* to) const {
+    const Pixels pixels{first, count, distance, channel_, channels_};
+    if constexpr (std::is_same_v<E, float>) operand_kernels<T>().read(operand_, pixels, to, layout.step);
+    else operand_kernels<T>().read_stored(operand_, pixels, to, layout.step);
+    for (int64_t c = channels_; c < layout.channels; ++c)
+      for (int64_t i = 0; i < count; ++i) to[i * layout.step + c] = E{};
+  }
+
+  void fill(E* to, int64_t pixels) const { std::fill_n(to, pixels * layout.step, E{}); }
 
   Operand<T> operand_;
-  int64_t channel_;
+  int64_t channel_, channels_;
   int slot_;
-  float* data_ = nullptr;
+  E* data_ = nullptr;
 };
 
 } // namespace fused_resnet

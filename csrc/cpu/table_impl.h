@@ -12,6 +12,7 @@ namespace {
 #include "pool_impl.h"
 #include "vector_impl.h"
 #include "product_impl.h"
+#include "winograd_impl.h"
 #include "operand_impl.h"
 
 template <class T>
@@ -19,11 +20,14 @@ constexpr Kernels<T> table_of{affine_act<T>,      add_act<T>,  backward_apply<T>
                               backward_reduce<T>, pool_row<T>, pool_backward<T>};
 
 template <class T>
-constexpr OperandKernels<T> operands_of{read<T>, store_forward<T>, store_moments<T>, store_gradient<T>};
+constexpr OperandKernels<T> operands_of{read<T, float>, read<T, T>, store_forward<T>, store_moments<T>,
+                                        store_gradient<T>};
+
+constexpr ProductKernels product_table{panel_width, multiply,  correlate,   winograd_input, winograd_output,
+                                       column_sums, pair_rows, pair_pixels, transpose};
 } // namespace
 
-const Tables tables{table_of<float>,    table_of<double>,
-                    table_of<BFloat16>, {panel_width, multiply, correlate, column_sums},
-                    operands_of<float>, operands_of<BFloat16>};
+const Tables tables{table_of<float>, table_of<double>,   table_of<BFloat16>,
+                    product_table,   operands_of<float>, operands_of<BFloat16>};
 
 } // namespace fused_resnet::FUSED_RESNET_ISA

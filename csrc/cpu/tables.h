@@ -28,5 +28,8 @@ extern const Tables tables;
 namespace avx512 {
 extern const Tables tables;
 }
+namespace wide { // for tests
+extern const Tables tables;
+}
 
 } // namespace fused_resnet

@@ -2,6 +2,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "convolution.h"
+#include "matrix_engine.h"
 #include "reduce.h"
 
 namespace fused_resnet {
@@ -10,7 +11,7 @@ namespace {
 
 constexpr int64_t correlated_pixels = 208;    // g's and z's pixels of a tile stay in the first-level cache
 constexpr int64_t correlated_floats = 98304;  // of g's and z's strips together: 384 KiB
-constexpr int64_t copied_floats = 131072;     // sums that are cheaper to keep once per thread than to split
+constexpr int64_t copied_floats = 1048576;    // of all copies of the sums
 constexpr int64_t parallel_depth = 131072;    // multiply-adds that are worth a second thread
 constexpr int64_t pad = 16;
 
@@ -43,6 +44,29 @@ struct Columns {
   int64_t tap_columns, width_of_tap, padded, taps;
 };
 
+// How the pixels of some lines lie in both strips; as one line, where they do.
+Correlation lines_of(const StripLayout& g, const StripLayout& z, int64_t lines) {
+  Correlation tile{};
+  tile.g_step = g.cols.step * g.step;
+  tile.g_line = g.rows.step * g.line;
+  tile.z_step = z.cols.step * z.step;
+  tile.z_line = z.rows.step * z.line;
+  tile.lines = lines;
+  tile.pixels = g.gather.cols.out;
+  if (tile.g_line == tile.pixels * tile.g_step && tile.z_line == tile.pixels * tile.z_step) {
+    tile.pixels *= tile.lines;
+    tile.lines = 1;
+  }
+  return tile;
+}
+
+// Of a symmetric product, the first of the share's filters that `column` needs.
+template <class T>
+int64_t first_filter(const Correlated<T>& op, const Share& share, int64_t column) {
+  const int64_t least = op.symmetric ? (share.first_channel + column) / tile_filters * tile_filters : 0;
+  return std::max<int64_t>(0, least - share.first_filter);
+}
+
 template <class T>
 void correlate_strip(const Correlated<T>& op, const Columns& columns, const Share& share, Strip<T>& g, Strip<T>& z,
                      int64_t begin, int64_t end, float* sums) {
@@ -53,24 +77,13 @@ void correlate_strip(const Correlated<T>& op, const Columns& columns, const Shar
   const int64_t last = columns.merged ? columns.width_of_tap : share.channels;
   for (size_t p = 0; p < g.pieces.size(); ++p) {
     const Piece &g_piece = g.pieces[p], &z_piece = z.pieces[p];
-    Correlation tile{};
-    tile.g_step = g.layout.cols.step * g.layout.step;
-    tile.g_line = g.layout.rows.step * g.layout.line;
-    tile.z_step = z.layout.cols.step * z.layout.step;
-    tile.z_line = z.layout.rows.step * z.layout.line;
-    tile.lines = g_piece.count;
-    tile.pixels = op.g_gather.cols.out;
-    if (tile.g_line == tile.pixels * tile.g_step && tile.z_line == tile.pixels * tile.z_step) {
-      tile.pixels *= tile.lines;
-      tile.lines = 1;
-    }
+    Correlation tile = lines_of(g.layout, z.layout, g_piece.count);
     const float *g_first = g.pixel(g_piece, 0, 0), *z_first = z.pixel(z_piece, 0, 0);
     for (int64_t column = 0; column < last; column += kernels.panel)
       for (int64_t tap = 0; tap < columns.taps; ++tap) {
         tile.z = z_first + column +
             z.layout.tap(static_cast<size_t>(tap / columns.tap_columns), static_cast<size_t>(tap % columns.tap_columns));
-        const int64_t least = op.symmetric ? (share.first_channel + column) / tile_filters * tile_filters : 0;
-        for (int64_t k = std::max<int64_t>(0, least - share.first_filter); k < share.filters; k += tile_filters) {
+        for (int64_t k = first_filter(op, share, column); k < share.filters; k += tile_filters) {
           tile.g = g_first + k;
           kernels.correlate(tile, std::min(tile_filters, share.filters - k),
                             sums + (share.first_filter + k) * row + tap * columns.padded + share.first_channel + column,
@@ -80,19 +93,74 @@ void correlate_strip(const Correlated<T>& op, const Columns& columns, const Shar
   }
 }
 
-// How the sums are split: few of them are kept once per thread, each of some of the lines; of many every thread
-// computes a part, of all lines.
+// The same on matrix hardware, whose products are over pairs of a line's pixels: g with its channels for rows, z in
+// pairs for every tap.
+template <class T>
+void correlate_strip(const Correlated<T>& op, const Columns& columns, const Share& share, Strip<T, BFloat16>& g,
+                     Strip<T, BFloat16>& z, int64_t begin, int64_t end, float* sums) {
+  const ProductKernels& kernels = product_kernels();
+  const MatrixEngine& engine = *matrix_engine();
+  g.load(begin, end);
+  z.load(begin, end);
+  const int64_t row = columns.taps * columns.padded;
+  const int64_t last = columns.merged ? columns.width_of_tap : share.channels;
+  for (size_t p = 0; p < g.pieces.size(); ++p) {
+    const Correlation tile = lines_of(g.layout, z.layout, g.pieces[p].count);
+    const int64_t paired = (tile.pixels + 1) / 2 * 2, depth = tile.lines * paired;
+    const BFloat16 *g_first = g.pixel(g.pieces[p], 0, 0), *z_first = z.pixel(z.pieces[p], 0, 0);
+    BFloat16 *by_filter = scratch_of<BFloat16>(0, share.filters * depth),
+             *pairs = scratch_of<BFloat16>(3, depth * kernels.panel);
+    for (int64_t l = 0; l < tile.lines; ++l)
+      kernels.transpose(g_first + l * tile.g_line, tile.pixels, tile.g_step, share.filters, by_filter + l * paired,
+                        depth);
+    for (int64_t column = 0; column < last; column += kernels.panel)
+      for (int64_t tap = 0; tap < columns.taps; ++tap) {
+        const auto r = static_cast<size_t>(tap / columns.tap_columns);
+        const auto s = static_cast<size_t>(tap % columns.tap_columns);
+        const BFloat16* at = z_first + column + z.layout.tap(r, s);
+        for (int64_t l = 0; l < tile.lines; ++l)
+          kernels.pair_pixels(at + l * tile.z_line, tile.pixels, tile.z_step, last - column,
+                              pairs + l * paired * kernels.panel);
+        const int64_t k = first_filter(op, share, column);
+        if (k < share.filters)
+          engine.multiply(share.filters - k, kernels.panel, depth, depth, row, true, by_filter + k * depth, pairs,
+                          sums + (share.first_filter + k) * row + tap * columns.padded + share.first_channel + column);
+      }
+  }
+}
+
+// totals[c] += Σ over the strip's pixels.
+template <class T>
+void add_totals(const Strip<T>& z, double* totals) {
+  for (const Piece& piece : z.pieces)
+    product_kernels().column_sums(z.pixel(piece, 0, 0), piece.count * z.layout.gather.cols.out, z.layout.step,
+                                  z.layout.channels, totals);
+}
+void add_totals(const Strip<BFloat16, BFloat16>& z, double* totals) {
+  const int64_t channels = z.layout.channels;
+  for (const Piece& piece : z.pieces) {
+    const int64_t pixels = piece.count * z.layout.gather.cols.out;
+    float* widened = scratch(0, pixels * channels);
+    const Operand<BFloat16> strip{z.pixel(piece, 0, 0)};
+    operand_kernels<BFloat16>().read(strip, {0, pixels, z.layout.step, 0, channels}, widened, channels);
+    product_kernels().column_sums(widened, pixels, channels, channels, totals);
+  }
+}
+
+// How the work is split into tasks: by channels (or filters), and where these are too few by lines, whose sums are
+// kept apart and added up at the end.
 struct Split {
   Split(const Columns& columns, int64_t filters, int64_t channels, int64_t lines, int64_t work, bool symmetric) {
-    const int64_t threads = work >= parallel_depth ? at::get_num_threads() : 1;
-    copies = filters * columns.taps * columns.padded <= copied_floats || symmetric ? std::min(threads, lines) : 1;
-    const int64_t left = threads / copies;
+    const int64_t tasks = work >= parallel_depth ? tasks_per_thread * at::get_num_threads() : 1;
     by_channel = !columns.merged && channels >= filters;
-    const int64_t unit = by_channel ? product_kernels().panel : tile_filters;
-    const int64_t units = divide_up(by_channel ? channels : filters, unit);
-    parts = std::min(left, units);
-    per_part = divide_up(units, parts) * unit;
-    parts = divide_up(by_channel ? channels : filters, per_part);
+    const int64_t all = by_channel ? channels : filters, unit = by_channel ? product_kernels().panel : tile_filters;
+    // every part reads the whole other operand, which is nothing beside the products of many taps
+    const int64_t least = symmetric ? all : columns.taps > 1 ? 32 : 128;
+    per_part = std::clamp(divide_up(all, tasks), std::min(least, all), all);
+    per_part = divide_up(per_part, unit) * unit;
+    parts = divide_up(all, per_part);
+    const int64_t size = filters * columns.taps * columns.padded;
+    copies = std::clamp<int64_t>(divide_up(tasks, parts), 1, std::clamp<int64_t>(copied_floats / size, 1, lines));
   }
   int64_t copies, parts, per_part;
   bool by_channel;
@@ -107,45 +175,66 @@ int64_t lines_per_strip(const StripLayout& g, const StripLayout& z) {
   return lines;
 }
 
-// sums [filters][taps][padded columns]; `totals` [channels], if given, gets Σz.
+// sums [copies][filters * taps * padded columns], the copies added in order, without the columns that only pad.
+Tensor added_up(const Tensor& sums, const Columns& columns, int64_t filters) {
+  const int64_t copies = sums.size(0), size = sums.size(1), rows = filters * columns.taps;
+  if (copies == 1 && columns.padded == columns.width_of_tap) return sums.view({filters, columns.taps, columns.padded});
+  Tensor total = at::empty({filters, columns.taps, columns.width_of_tap}, at::kFloat);
+  const float* from = sums.const_data_ptr<float>();
+  float* to = total.mutable_data_ptr<float>();
+  at::parallel_for(0, rows, divide_up(min_task, columns.width_of_tap), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t copy = 0; copy < copies; ++copy)
+        for (int64_t c = 0; c < columns.width_of_tap; ++c) {
+          const float value = from[copy * size + row * columns.padded + c];
+          float& sum = to[row * columns.width_of_tap + c];
+          sum = copy ? sum + value : value;
+        }
+  });
+  return total;
+}
+
+// sums [filters][taps][columns]; `totals` [channels], if given, gets Σz.
 template <class T>
 Tensor correlate(const Correlated<T>& op, const Columns& columns, double* totals) {
   const int64_t filters = op.g_gather.channels, channels = op.z_gather.channels, lines = op.g_gather.out_lines();
   const int64_t work = lines * op.g_gather.cols.out * filters * columns.taps * columns.width_of_tap;
   const Split split(columns, filters, channels, lines, work, op.symmetric);
   const int64_t size = filters * columns.taps * columns.padded;
-  // whole panels are added to: behind the last row's last part there has to be memory
-  Tensor sums = at::zeros({split.copies, size + product_kernels().panel}, at::kFloat);
+  Tensor sums = at::zeros({split.copies, size}, at::kFloat);
   Tensor columns_total = at::zeros({totals ? split.copies : 0, channels}, at::kDouble);
-  const int64_t tasks = split.copies * split.parts;
-  at::parallel_for(0, tasks, tasks > 1 ? 1 : 2, [&](int64_t first, int64_t last) {
-    for (int64_t task = first; task < last; ++task) {
-      const int64_t copy = task / split.parts, part = task % split.parts;
-      Share share{0, filters, 0, channels, lines * copy / split.copies, lines * (copy + 1) / split.copies};
-      int64_t& begin = split.by_channel ? share.first_channel : share.first_filter;
-      int64_t& count = split.by_channel ? share.channels : share.filters;
-      begin = part * split.per_part;
-      count = std::min(split.per_part, count - begin);
-      const int64_t z_pad = columns.merged ? 0 : pad;
-      Strip<T> g(op.g_gather, op.g, share.first_filter, share.filters, pad, 1, false);
-      Strip<T> z(op.z_gather, op.z, share.first_channel, share.channels, z_pad, 2, false);
+  const auto run = [&](int64_t task) {
+    const int64_t copy = task / split.parts, part = task % split.parts;
+    Share share{0, filters, 0, channels, lines * copy / split.copies, lines * (copy + 1) / split.copies};
+    int64_t& begin = split.by_channel ? share.first_channel : share.first_filter;
+    int64_t& count = split.by_channel ? share.channels : share.filters;
+    begin = part * split.per_part;
+    count = std::min(split.per_part, count - begin);
+    const auto add = [&](auto g, auto z) {
       const int64_t step = lines_per_strip(g.layout, z.layout);
       float* own = sums.mutable_data_ptr<float>() + copy * sums.size(1);
       for (int64_t line = share.begin; line < share.end; line += step) {
-        const int64_t stop = std::min(line + step, share.end);
-        correlate_strip(op, columns, share, g, z, line, stop, own);
-        if (totals)
-          for (const Piece& piece : z.pieces)
-            product_kernels().column_sums(z.pixel(piece, 0, 0), piece.count * op.g_gather.cols.out, z.layout.step,
-                                          channels, columns_total.mutable_data_ptr<double>() + copy * channels);
+        correlate_strip(op, columns, share, g, z, line, std::min(line + step, share.end), own);
+        if (totals) add_totals(z, columns_total.mutable_data_ptr<double>() + copy * channels);
       }
-    }
-  });
-  for (int64_t copy = 1; copy < split.copies; ++copy) sums[0] += sums[copy];
+    };
+    const auto add_as = [&](auto element, bool in_place) {
+      using Strips = Strip<T, decltype(element)>;
+      add(Strips(op.g_gather, op.g, share.first_filter, share.filters, pad, 1, in_place),
+          Strips(op.z_gather, op.z, share.first_channel, share.channels, columns.merged ? 0 : pad, 2, in_place));
+    };
+    if constexpr (std::is_same_v<T, BFloat16>)
+      if (const MatrixEngine* engine = matrix_engine()) {
+        const MatrixTask holds(*engine);
+        return add_as(BFloat16{}, true);
+      }
+    add_as(0.0f, false);
+  };
+  for_tasks(split.copies * split.parts, true, run);
   if (totals)
     for (int64_t copy = 0; copy < split.copies; ++copy)
       for (int64_t c = 0; c < channels; ++c) totals[c] += columns_total.const_data_ptr<double>()[copy * channels + c];
-  return sums[0].narrow(0, 0, size).view({filters, columns.taps, columns.padded});
+  return added_up(sums, columns, filters);
 }
 
 // Every output pixel by itself, in the order of `of`'s.
@@ -155,30 +244,30 @@ Gather pixels_of(const Gather& of, int64_t channels) {
 }
 
 // [K, C, R, S], dense in channels_last.
-Tensor as_weight(const Tensor& sums, const Columns& columns, const Convolution& conv) {
-  return sums.narrow(2, 0, columns.width_of_tap)
-      .reshape({conv.filters, conv.kernel[0], conv.kernel[1], conv.channels})
-      .permute({0, 3, 1, 2})
-      .contiguous(at::MemoryFormat::ChannelsLast);
+Tensor as_weight(const Tensor& sums, const Convolution& conv) {
+  return sums.view({conv.filters, conv.kernel[0], conv.kernel[1], conv.channels}).permute({0, 3, 1, 2});
 }
 
 template <class T>
 Tensor weight_gradient(const Convolution& conv, const Operand<T>& dy, const Operand<T>& z) {
   const Gather gather = fprop_gather(conv);
   const Columns columns(gather);
-  return as_weight(correlate<T>({pixels_of(gather, conv.filters), gather, dy, z, false}, columns, nullptr), columns,
-                   conv);
+  return as_weight(correlate<T>({pixels_of(gather, conv.filters), gather, dy, z, false}, columns, nullptr), conv);
 }
 
-// The mean of a few pixels all over the tensor: close enough to the true one for moments about it not to cancel.
+// The mean of a few pixels all over what is read: close enough to the true one for moments about it not to cancel.
 template <class T>
-Tensor estimated_mean(const Operand<T>& operand, const Tensor& x) {
+Tensor estimated_mean(const Gather& gather, const Operand<T>& operand) {
   constexpr int64_t most = 64;
-  const int64_t channels = x.size(1), pixels = x.numel() / channels, count = std::min(most, pixels);
+  const int64_t channels = gather.channels, pixels = gather.out_lines() * gather.cols.out;
+  const int64_t count = std::min(most, pixels);
   std::vector<float> values(static_cast<size_t>(count * channels));
-  for (int64_t i = 0; i < count; ++i)
-    operand_kernels<T>().read(operand, {pixels * i / count * channels, 1, channels, 0, channels},
-                              values.data() + i * channels, channels);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t pixel = pixels * i / count, line = pixel / gather.cols.out, col = pixel % gather.cols.out;
+    const int64_t row = line / gather.rows.out * gather.rows.in + line % gather.rows.out * gather.rows.step;
+    const int64_t first = (row * gather.cols.in + col * gather.cols.step) * channels;
+    operand_kernels<T>().read(operand, {first, 1, channels, 0, channels}, values.data() + i * channels, channels);
+  }
   std::vector<double> sums(static_cast<size_t>(channels));
   product_kernels().column_sums(values.data(), count, channels, channels, sums.data());
   Tensor mean = at::empty({channels}, at::kFloat);
@@ -218,9 +307,9 @@ std::tuple<Tensor, Tensor> gram(const Tensor& x, const OptionalTensor& x_norm, c
   return dispatch_products(x, "x", [&](auto storage) -> std::tuple<Tensor, Tensor> {
     using T = decltype(storage);
     Read<T> z = read_activation<T>(x, x_norm, x_act);
-    const Tensor origin = estimated_mean<T>(z.operand, x);
-    z.operand.origin = origin.const_data_ptr<float>();
     const Gather gather = fprop_gather(conv);
+    const Tensor origin = estimated_mean<T>(gather, z.operand);
+    z.operand.origin = origin.const_data_ptr<float>();
     const Columns columns(gather);
     std::vector<double> totals(static_cast<size_t>(channels));
     const Tensor sums = correlate<T>({gather, gather, z.operand, z.operand, true}, columns, totals.data());
@@ -234,7 +323,7 @@ std::tuple<Tensor, Tensor> gram(const Tensor& x, const OptionalTensor& x_norm, c
       mean.mutable_data_ptr<float>()[i] = static_cast<float>(static_cast<double>(z.operand.origin[i]) + total / count);
       for (int64_t j = 0; j <= i; ++j) {
         const double rest = total * totals[static_cast<size_t>(j)] / count;
-        const float value = static_cast<float>(static_cast<double>(about[i * columns.padded + j]) - rest);
+        const float value = static_cast<float>(static_cast<double>(about[i * channels + j]) - rest);
         centred[i * channels + j] = centred[j * channels + i] = value;
       }
     }

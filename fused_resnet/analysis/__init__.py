@@ -3,15 +3,17 @@
 `digits` and `progress`, which need scikit-learn and rich, are imported by name.
 """
 
-from .conditions import conditions, has_bf16_hardware
-from .memory import saved_activation_bytes
+from .conditions import OtherProcesses, conditions, has_bf16_hardware
+from .memory import peak_activation_bytes, saved_activation_bytes
 from .timing import Timing, interleaved, synchronise
 
 __all__ = [
+    "OtherProcesses",
     "Timing",
     "conditions",
     "has_bf16_hardware",
     "interleaved",
+    "peak_activation_bytes",
     "saved_activation_bytes",
     "synchronise",
 ]

@@ -4,19 +4,56 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import os
 import platform
 import subprocess
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from .. import _extension
 
-__all__ = ["conditions", "has_bf16_hardware"]
+__all__ = ["OtherProcesses", "conditions", "has_bf16_hardware"]
 
 
-def conditions(device: torch.device | str = "cpu") -> dict[str, str]:
-    """Processor, threads, versions, commit and date, in the order to print them in."""
+class OtherProcesses:
+    """How busy others keep the processors within this context: `share` of all of them, None where unknown.
+
+    Threads that wait for each other at barriers (OpenMP's, PyTorch's therefore) lose far more to other
+    processes than those that take work as it comes: times side by side are no longer comparable.
+    """
+
+    share: float | None = None
+
+    def __enter__(self) -> OtherProcesses:
+        self._start = time.perf_counter(), time.process_time(), _busy_seconds()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        wall, own, busy = self._start
+        busy_now = _busy_seconds()
+        if busy is not None and busy_now is not None:
+            available = (time.perf_counter() - wall) * (os.cpu_count() or 1)
+            self.share = max(0.0, (busy_now - busy - (time.process_time() - own)) / available)
+
+
+def _busy_seconds() -> float | None:
+    """Of all processors, since the system started; Linux only."""
+    try:
+        values = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, values[:8])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def conditions(device: torch.device | str = "cpu", packages: Iterable[str] = ()) -> dict[str, str]:
+    """Processor, threads, versions, commit and date, in the order to print them in.
+
+    Args: packages: others that take part in the measurement, by the names that pip knows.
+    """
     device = torch.device(device)
     found = {
         "CPU": f"{_cpu_name()} ({torch.backends.cpu.get_cpu_capability()})",
@@ -27,6 +64,8 @@ def conditions(device: torch.device | str = "cpu") -> dict[str, str]:
     found["torch"] = torch.__version__
     if (version := _version("torchvision")) is not None:
         found["torchvision"] = version
+    for name in packages:
+        found[name] = _version(name) or "not installed"
     found["fused_resnet"] = _version("fused_resnet") or "not installed"
     found["C++ extension"] = _extension_state()
     found["Python"] = platform.python_version()

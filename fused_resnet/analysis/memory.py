@@ -1,15 +1,15 @@
-"""Activation memory that a forward pass keeps for backward."""
+"""Activation memory of a training step: what forward keeps for backward, and the most alive at once."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["saved_activation_bytes"]
+__all__ = ["peak_activation_bytes", "saved_activation_bytes"]
 
 
 class _Kept:
@@ -62,3 +62,63 @@ def saved_activation_bytes(
     sizes = {_storage(saved.tensor): saved.tensor.untyped_storage().nbytes() for saved in kept}
     del output
     return sum(size for storage, size in sizes.items() if storage not in constant)
+
+
+def peak_activation_bytes(step: Callable[[], Any], parameters: Iterable[Tensor]) -> int:
+    """The most bytes that a training step on the CPU has allocated at once, less gradients of `parameters`.
+
+    Everything counts that torch's allocator hands out during the step: what is kept for backward, gradients
+    of activations, and what operators use while they run. What was there before (parameters, the input) does
+    not, nor does memory that a library takes from the system by itself. The step runs twice; the first run
+    makes what is made only once.
+
+    Args:
+        step: forward and backward, leaving its gradients in ``.grad``.
+        parameters: whose ``.grad`` are not to count; they are None before each run.
+    """
+    parameters = list(parameters)
+    for p in parameters:
+        p.grad = None
+    step()
+    for p in parameters:
+        p.grad = None
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profiler:
+        step()
+    gradients = {p.grad.untyped_storage().data_ptr() for p in parameters if p.grad is not None}
+    return _peak(list(_allocations(profiler)), gradients)
+
+
+def _allocations(profiler: torch.profiler.profile) -> Iterator[tuple[int, int]]:
+    """Address and bytes of every allocation on the CPU, bytes negative where freed, in order of time."""
+    stack = list(profiler.profiler.kineto_results.experimental_event_tree())  # type: ignore[union-attr]
+    found = []
+    while stack:
+        event = stack.pop()
+        stack.extend(event.children)
+        if event.tag == torch._C._profiler._EventType.Allocation and event.extra_fields.device.type == "cpu":
+            found.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
+    for _, address, size in sorted(found, key=lambda event: event[0]):
+        yield address, size
+
+
+def _peak(events: list[tuple[int, int]], kept: set[int]) -> int:
+    """The most bytes alive at once. kept: addresses; what lives there after the last event never counts."""
+    begun: dict[int, int] = {}  # address -> the event that allocated it
+    for index, (address, size) in enumerate(events):
+        if size > 0:
+            begun[address] = index
+        else:
+            begun.pop(address, None)
+    ignored = {index for address, index in begun.items() if address in kept}
+    alive: dict[int, int] = {}
+    total = peak = 0
+    for index, (address, size) in enumerate(events):
+        if size > 0 and index not in ignored:
+            alive[address] = size
+            total += size
+            peak = max(peak, total)
+        elif size < 0:  # of what was there before the first event nothing is known here
+            total -= alive.pop(address, 0)
+    return peak

@@ -305,7 +305,7 @@ def _benchmark() -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "results.json"
         options = ["--device", "cuda", "--dtype", "bf16", "--batch", "64", "--json", str(path)]
-        _run([sys.executable, "-m", "benchmarks", *options])
+        _run([sys.executable, "-m", "benchmarks", "run", *options])
         return path.read_text()
 
 

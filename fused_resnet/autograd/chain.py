@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from .. import ops
+from ..ops.registry import unchecked as ops
 from . import unit
 from .spec import ChainSpec, Operand, Saved, UnitParams, layout
 from .unit import Upstream
@@ -15,7 +15,7 @@ def pad_shortcut(x, stride, channels):
     return padded.contiguous(memory_format=layout(x))
 
 
-def _residual(spec: ChainSpec, x, residual, channels):
+def given_shortcut(spec: ChainSpec, x, residual, channels):
     """The residual as an operand, but for projections; `channels` of the last unit."""
     if spec.shortcut == "pad":
         return Operand(pad_shortcut(x, spec.pad_stride, channels))
@@ -51,12 +51,16 @@ def _tail(spec: ChainSpec, x, operand, residual, params: UnitParams, projection:
             added = x, projection.weight, stride, kept_projection.norm
             return unit.dual_forward(last, params, operand, kept.norm, *added), kept, kept_projection
         shortcut, kept_projection = unit.forward(spec.projection, projection, Operand(x))
-        kept_projection = kept_projection._replace(out=None)
+        kept_projection = _without_output(kept_projection)
     else:
-        shortcut = _residual(spec, x, residual, params.weight.shape[0])
+        shortcut = given_shortcut(spec, x, residual, params.weight.shape[0])
     result, kept = unit.forward(last, params, operand, shortcut)
     out = result.tensor if result.norm is None else unit.finish(last, result, shortcut)
-    return out, kept._replace(out=None), kept_projection
+    return out, _without_output(kept), kept_projection
+
+
+def _without_output(saved: Saved) -> Saved:
+    return saved if saved.out is None else saved._replace(out=None)
 
 
 def drop_recomputable(saved: Saved) -> Saved:
@@ -86,19 +90,24 @@ def _operands(spec, x, saved):
 
 
 def _tail_upstream(spec, params, read, dout, out, saved: Saved, kept_projection: Saved | None):
-    """What arrives at the last unit, which reads `read` (None: of no use), and at the projection."""
-    dual = kept_projection if kept_projection is not None and kept_projection.y is not None else Saved()
-    if read is not None and spec.units[-1].fold and spec.units[-1].act == "relu" and dual.y is None:
-        up = unit.masked_upstream(spec.units[-1], params, read, dout, out)
-        return up, Upstream(up.g, up.sums.clone())
+    """What arrives at the last unit, which reads `read` (None: of no use), and at the projection (or None).
+
+    The projection's sums have memory of their own: both become gradients of two biases, which a user may
+    change in place.
+    """
+    dual = kept_projection if kept_projection is not None and kept_projection.y is not None else None
+    last = spec.units[-1]
+    if read is not None and last.fold and last.act == "relu" and dual is None:
+        up = unit.masked_upstream(last, params, read, dout, out)
+        return up, None if kept_projection is None else Upstream(up.g, up.sums.clone())
     norm = saved.norm if saved.y is not None else None
-    act = spec.units[-1].act
-    mask = out if act == "relu" else None
-    dual_norm = dual.norm if dual.y is not None else None
-    g, sums = ops.bn_act_bwd_reduce(dout, saved.y, norm, mask, dual.y, dual_norm, act)
+    mask = out if last.act == "relu" else None
+    second = (None, None) if dual is None else (dual.y, dual.norm)
+    g, sums = ops.bn_act_bwd_reduce(dout, saved.y, norm, mask, *second, last.act)
+    if kept_projection is None:
+        return Upstream(g, sums), None
     own = sums[:2] if saved.y is not None else sums[:1]
-    # memory of its own: these sums become gradients of two biases, which a user may change in place
-    projection_sums = torch.stack((sums[0], sums[-1])) if dual.y is not None else sums[:1].clone()
+    projection_sums = sums[:1].clone() if dual is None else torch.stack((sums[0], sums[-1]))
     return Upstream(g, own), Upstream(g, projection_sums)
 
 

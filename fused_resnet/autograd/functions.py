@@ -12,24 +12,49 @@ import torch
 from torch.amp import autocast, is_autocast_available
 from torch.autograd import Function
 
-from . import chain, double_backward, stem
+from . import chain, double_backward, inference, stem
 from .spec import PARAMS, ChainSpec, Saved, UnitParams, layout, take, without_running_statistics
 
 
 def _without_autocast(device_type):
     known = is_autocast_available(device_type)  # not for the meta device
-    return autocast(device_type, enabled=False) if known else nullcontext()
+    on = known and torch.is_autocast_enabled(device_type)
+    return autocast(device_type, enabled=False) if on else nullcontext()
+
+
+def run(function, *args):
+    """The output of a Function; where there will be no backward, without what is for backward alone."""
+    return function.apply(*args) if torch.is_grad_enabled() else function.infer(*args)
 
 
 class _Chain(Function):
     @staticmethod
-    def forward(ctx, spec: ChainSpec, x, residual, *tensors):
-        units = take(tensors, len(tensors) // PARAMS, UnitParams)
-        main = len(spec.units)
-        params, projection = units[:main], units[main] if spec.projection is not None else None
+    def compute(spec: ChainSpec, x, residual, *tensors):
+        """The output, the parameters of every unit, and what each of them saved."""
+        params, projection = _Chain._units(spec, tensors)
         with _without_autocast(x.device.type):
             out, saved, kept_projection = chain.forward(spec, x, residual, params, projection)
-        saved = saved if kept_projection is None else [*saved, kept_projection]
+        if projection is None:
+            return out, params, saved
+        return out, [*params, projection], [*saved, kept_projection]
+
+    @staticmethod
+    def infer(spec: ChainSpec, x, residual, *tensors):
+        """The output alone."""
+        params, projection = _Chain._units(spec, tensors)
+        with _without_autocast(x.device.type):
+            out = inference.run(spec, x, residual, params, projection)
+            return chain.forward(spec, x, residual, params, projection)[0] if out is None else out
+
+    @staticmethod
+    def _units(spec: ChainSpec, tensors):
+        """The parameters of the main path's units, and the projection's or None."""
+        units = take(tensors, len(tensors) // PARAMS, UnitParams)
+        return (units, None) if spec.projection is None else (units[:-1], units[-1])
+
+    @staticmethod
+    def forward(ctx, spec: ChainSpec, x, residual, *tensors):
+        out, units, saved = _Chain.compute(spec, x, residual, *tensors)
         if spec.recompute:
             saved = [chain.drop_recomputable(s) for s in saved]
         ctx.spec = spec
@@ -108,10 +133,20 @@ class ConvBNActMaxPool(Function):
     """
 
     @staticmethod
-    def forward(ctx, spec, pool, x, *tensors):
-        params = UnitParams(*tensors)
+    def compute(spec, pool, x, *tensors):
+        """The output, the maxima's places, and what the unit saved."""
         with _without_autocast(x.device.type):
-            out, argmax, saved = stem.forward(spec, pool, x, params)
+            return stem.forward(spec, pool, x, UnitParams(*tensors))
+
+    @staticmethod
+    def infer(spec, pool, x, *tensors):
+        """The output alone."""
+        return ConvBNActMaxPool.compute(spec, pool, x, *tensors)[0]
+
+    @staticmethod
+    def forward(ctx, spec, pool, x, *tensors):
+        out, argmax, saved = ConvBNActMaxPool.compute(spec, pool, x, *tensors)
+        params = UnitParams(*tensors)
         if spec.recompute:
             saved = chain.drop_recomputable(saved)
         ctx.spec, ctx.pool = spec, pool

@@ -104,6 +104,11 @@ def take(tensors, count, record):
     return [record(*tensors[i * width : (i + 1) * width]) for i in range(count)]
 
 
+def cast(t, dtype):
+    """``t.to(dtype)``, which takes its time even where there is nothing to do."""
+    return t if t.dtype == dtype else t.to(dtype)
+
+
 def layout(t):
     """The memory format that gradients of `t` are brought to before an op reads them."""
     nhwc = t.is_contiguous(memory_format=torch.channels_last)

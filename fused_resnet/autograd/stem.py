@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from .. import ops
+from ..ops.registry import unchecked as ops
 from . import unit
 from .spec import ChainSpec, Operand, UnitParams, layout
 from .unit import Upstream

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import ops
-from .spec import Operand, Saved, UnitParams, UnitSpec
+from ..ops.registry import unchecked as ops
+from .spec import Operand, Saved, UnitParams, UnitSpec, cast
 from .sync import all_reduce_moments, all_reduce_sums
 
 
@@ -55,7 +55,8 @@ def read(spec: UnitSpec, operand: Operand) -> Operand:
 
 
 def _rows(y):
-    return y.shape[0] * y.shape[2] * y.shape[3]
+    n, _, h, w = y.shape
+    return n * h * w
 
 
 def _matrix(weight):
@@ -73,7 +74,7 @@ def _finalize(spec: UnitSpec, params: UnitParams, mean, var, count, total=None):
             running_var, correction = var * (total / (total - 1)).to(var.dtype), 1.0
         else:
             running_var, correction = var, count / (count - 1) if count > 1 else 1.0
-        running_mean = mean if params.conv_bias is None else mean + params.conv_bias.to(mean.dtype)
+        running_mean = mean if params.conv_bias is None else mean + cast(params.conv_bias, mean.dtype)
         ops.bn_update_running(
             params.running_mean, params.running_var, running_mean, running_var, spec.momentum, correction
         )
@@ -85,7 +86,7 @@ def _finalize(spec: UnitSpec, params: UnitParams, mean, var, count, total=None):
 
 def stored_forward(spec, params, x: Operand) -> tuple[Operand, Saved]:
     """Convolution with batch statistics; its reader normalises."""
-    weight = params.weight.to(x.tensor.dtype)
+    weight = cast(params.weight, x.tensor.dtype)
     y, mean, var = ops.conv_fprop_stats(x.tensor, weight, x.norm, x.act, *spec.conv)
     count, total, share = _rows(y), None, None
     if spec.group is not None:
@@ -109,7 +110,7 @@ def known_norm(spec: UnitSpec, params: UnitParams, x: Operand) -> Saved:
     if spec.norm == "none":
         return Saved()
     wide = torch.float64 if x.tensor.dtype == torch.float64 else torch.float32
-    mean, var = params.running_mean.to(wide), params.running_var.to(wide)
+    mean, var = cast(params.running_mean, wide), cast(params.running_var, wide)
     return Saved(norm=ops.bn_finalize(mean, var, params.norm_weight, params.norm_bias, spec.eps))
 
 
@@ -117,7 +118,8 @@ def _folded_norm(spec, params, x):
     """Batch statistics of a 1x1 convolution from its input: mean = W s/M, var = diag(W G Wᵀ)/M."""
     stride = spec.conv.stride
     in_mean, gram = ops.gram(x.tensor, x.norm, x.act, stride)
-    count = _rows(x.tensor[:, :, :: stride[0], :: stride[1]])
+    images, _, height, width = x.tensor.shape
+    count = images * -(-height // stride[0]) * -(-width // stride[1])
     if count == 0:  # a process without images: the others do not wait in vain, and its own gradients are 0
         in_mean = torch.zeros_like(in_mean)
     total, share, sync_mean, moments, mean, spread = None, None, None, gram, in_mean, count
@@ -125,8 +127,8 @@ def _folded_norm(spec, params, x):
         sync_mean, moments, total = all_reduce_moments(in_mean, gram, count, spec.group)
         mean, share, spread = sync_mean, count / total, total.to(gram.dtype)
     # the weight as the convolution will see it, so that the statistics are exactly those of its output
-    weight = _matrix(params.weight.to(x.tensor.dtype)).to(mean.dtype)
-    var = ((weight @ moments) * weight).sum(1).clamp_min(0) / spread
+    weight = cast(_matrix(cast(params.weight, x.tensor.dtype)), mean.dtype)
+    var = (weight @ moments).mul_(weight).sum(1).clamp_min_(0).div_(spread)
     norm = _finalize(spec, params, weight @ mean, var, count, total)
     return Saved(norm=norm, in_mean=in_mean, gram=gram, sync_mean=sync_mean, share=share)
 
@@ -138,8 +140,8 @@ def _has_bias(spec, params):
 
 def _apply_known(spec, params, x, norm, residual):
     """The convolution with a BN known beforehand (or none), residual and activation, as one op."""
-    weight = params.weight.to(x.tensor.dtype)
-    bias = params.conv_bias.to(x.tensor.dtype) if _has_bias(spec, params) else None
+    weight = cast(params.weight, x.tensor.dtype)
+    bias = cast(params.conv_bias, x.tensor.dtype) if _has_bias(spec, params) else None
     residual = None if residual is None else materialise(residual).tensor
     return ops.conv_fprop(x.tensor, weight, bias, x.norm, x.act, *spec.conv, norm, residual, spec.act)
 
@@ -155,8 +157,8 @@ def dual(spec: UnitSpec, params: UnitParams, any_stride: bool = False) -> bool:
 def dual_forward(spec, params, x: Operand, norm, shortcut_x, shortcut_weight, shortcut_stride, shortcut_norm):
     """The output of a block whose tail and projection shortcut both know their BN beforehand."""
     dtype = x.tensor.dtype
-    shortcut = shortcut_x, shortcut_weight.to(dtype), shortcut_stride, shortcut_norm
-    weight = params.weight.to(dtype)
+    shortcut = shortcut_x, cast(shortcut_weight, dtype), shortcut_stride, shortcut_norm
+    weight = cast(params.weight, dtype)
     return ops.conv_fprop_dual(x.tensor, weight, x.norm, x.act, norm, *shortcut, spec.act)
 
 
@@ -212,8 +214,9 @@ def stored_backward(spec, params, saved, x, up: Upstream, need, below):
     weight_grad = None
     if need[0]:
         weight_grad = ops.conv_wgrad(g, x.tensor, x.norm, x.act, params.weight.shape, *spec.conv, y, dnorm)
-    pull = Pull(g, params.weight.to(g.dtype), y, dnorm) if below else None
-    return (weight_grad, _no_bias_gradient(params, need), up.sums[1], up.sums[0]), pull
+    pull = Pull(g, cast(params.weight, g.dtype), y, dnorm) if below else None
+    sg, sgx = up.sums.unbind()
+    return (weight_grad, _no_bias_gradient(params, need), sgx, sg), pull
 
 
 def folded_backward(spec, params, saved, x, up: Upstream, need, below):
@@ -221,28 +224,28 @@ def folded_backward(spec, params, saved, x, up: Upstream, need, below):
     p = up.p
     if p is None:
         p = ops.conv_wgrad(up.g, x.tensor, x.norm, x.act, params.weight.shape, *spec.conv, None, None)
-    p = _matrix(p)
-    count, rounded = max(_rows(up.g), 1), _matrix(params.weight.to(up.g.dtype))
-    weight, sg = rounded.to(p.dtype), up.sums[0]
+    p, count, dtype = _matrix(p), max(_rows(up.g), 1), up.g.dtype
+    weight, sg = cast(_matrix(cast(params.weight, dtype)), p.dtype), up.sums[0]
     mean = saved.in_mean if saved.sync_mean is None else saved.sync_mean
-    centred = p - torch.outer(sg, mean)
-    sgx = saved.norm[1] * (centred * weight).sum(1)
+    centred = torch.addr(p, sg, mean, alpha=-1)
+    sgx = (centred * weight).sum(1).mul_(saved.norm[1])
     sums = torch.stack((sg, sgx))
     synced = sums if spec.group is None else all_reduce_sums(sums, saved.share, spec.group)
-    dnorm = ops.bn_bwd_finalize(synced, saved.norm, float(count))
-    a, b, mean_g = dnorm[0][:, None], dnorm[1][:, None], synced[0] / count
+    a, b, _ = ops.bn_bwd_finalize(synced, saved.norm, float(count)).unsqueeze(2).unbind()
+    scaled, mean_g = b * weight, synced[0] / count
     weight_grad = None
     if need[0]:
         gram = saved.gram
-        if saved.sync_mean is not None:
-            gram = gram + count * torch.outer(saved.in_mean - saved.sync_mean, saved.in_mean)
-        product = p - torch.outer(mean_g, saved.in_mean) * count
-        weight_grad = (a * product + b * (weight @ gram)).view(params.weight.shape)
+        if spec.group is not None:
+            gram = torch.addr(gram, saved.in_mean - mean, saved.in_mean, alpha=count)
+            centred = torch.addr(p, synced[0], saved.in_mean, alpha=-1)
+        weight_grad = torch.addmm(a * centred, scaled, gram).view(params.weight.shape)
     pull = None
     if below:
         # the constant term is taken from the rounded matrices, so that rounding them leaves no bias behind
-        weight_g, weight_x = (a * weight).to(up.g.dtype), (weight.t() @ (b * weight)).to(up.g.dtype)
-        bias = -(mean_g @ weight_g.to(p.dtype)) - mean @ weight_x.to(p.dtype)
+        weight_g, weight_x = cast(a * weight, dtype), cast(weight.t() @ scaled, dtype)
+        bias = mean @ cast(weight_x, p.dtype)
+        bias = torch.addmv(bias, cast(weight_g, p.dtype).t(), mean_g, beta=-1, alpha=-1)
         pull = Pull(up.g, weight_g, weight_x=weight_x, bias=bias)
     return (weight_grad, _no_bias_gradient(params, need), sgx, sg), pull
 
@@ -254,7 +257,7 @@ def constant_backward(spec, params, saved, x, up: Upstream, need, below):
     if need[0] or need[2]:
         g, read = up.g, x.tensor
         if need[2]:  # dgamma is a small difference of large sums: P must not be rounded to the storage dtype
-            g, read = g.to(up.sums.dtype), read.to(up.sums.dtype)
+            g, read = cast(g, up.sums.dtype), cast(read, up.sums.dtype)
         p = ops.conv_wgrad(g, read, x.norm, x.act, params.weight.shape, *spec.conv, None, None)
     sg = up.sums[0]
     bias_grad = sg if a is None else a * sg
@@ -266,8 +269,8 @@ def constant_backward(spec, params, saved, x, up: Upstream, need, below):
             weight_grad = a[:, None, None, None] * p
         if need[2]:
             # weight and bias as the convolution saw them
-            bias = 0 if params.conv_bias is None else params.conv_bias.to(up.g.dtype).to(p.dtype)
-            weight = params.weight.to(up.g.dtype).to(p.dtype)
+            bias = 0 if params.conv_bias is None else cast(cast(params.conv_bias, up.g.dtype), p.dtype)
+            weight = cast(cast(params.weight, up.g.dtype), p.dtype)
             norm_weight_grad = saved.norm[1] * ((p * weight).sum((1, 2, 3)) + (bias - saved.norm[0]) * sg)
     pull = None
     if below:
@@ -275,7 +278,7 @@ def constant_backward(spec, params, saved, x, up: Upstream, need, below):
         g = up.g
         if not spec.prologue and dnorm is not None:
             g, dnorm = ops.bn_act_bwd_apply(g, None, dnorm), None
-        pull = Pull(g, params.weight.to(g.dtype), None, dnorm)
+        pull = Pull(g, cast(params.weight, g.dtype), None, dnorm)
     return (weight_grad, bias_grad, norm_weight_grad, sg), pull
 
 
@@ -288,7 +291,7 @@ def backward(spec: UnitSpec, params: UnitParams, saved: Saved, x: Operand, up: U
     """Gradients (weight, conv_bias, norm_weight, norm_bias) where needed; a Pull where `below` needs one."""
     kind = constant_backward if spec.norm != "batch" else folded_backward if spec.fold else stored_backward
     grads, pull = kind(spec, params, saved, x, up, need, below)
-    grads = [g.to(p.dtype) if n else None for g, p, n in zip(grads, params, need, strict=False)]
+    grads = [cast(g, p.dtype) if n else None for g, p, n in zip(grads, params, need, strict=False)]
     return grads, pull
 
 

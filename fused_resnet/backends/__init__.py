@@ -4,12 +4,14 @@ A backend has ``OPS`` (name -> function) and ``refuses(op, args)``, which gives 
 these arguments, or None. Per device the backends are asked in order of preference: kernels of our own, the
 library's convolutions, and the reference, which takes what nobody else wants. On CUDA devices those come
 first that were measured to be faster: for the ops of a convolution what the planner found (`engines`), for
-the others the faster one of our own (`faster`). `explain` shows who took what.
+the others the faster one of our own (`faster`). On the CPU the library's come first where the planner found
+so. `explain` shows who took what.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -41,13 +43,20 @@ _observers: list[Callable[[str, str], None]] = []
 
 
 def select(op: str, args: tuple) -> tuple[str, Callable]:
-    """The name of the backend that takes `op` on `args`, and its function."""
-    for name in _candidates(args[0].device.type) if _forced else _in_order(op, args):
-        if _takes(name, op, args):
+    """The name of the backend that takes `op` on `args`, and its function. It runs before every op."""
+    for name in _in_order(op, args):
+        backend = BACKENDS[name]
+        function = backend.OPS.get(op)
+        if function is not None and backend.refuses(op, args) is None:
             for observer in _observers:
                 observer(op, name)
-            return name, BACKENDS[name].OPS[op]
+            return name, function
     raise RuntimeError(f"no backend takes {op}")  # unreachable: the reference takes everything
+
+
+def goes_to(name: str, op: str, args: tuple) -> bool:
+    """Whether backend `name` is the one that `op` on these CPU tensors goes to."""
+    return _candidates("cpu")[0] == name and _takes(name, op, args)
 
 
 def _takes(name: str, op: str, args: tuple) -> bool:
@@ -57,13 +66,20 @@ def _takes(name: str, op: str, args: tuple) -> bool:
 
 def _in_order(op: str, args: tuple) -> tuple[str, ...]:
     """Backends for `op`, best first."""
-    device_type = args[0].device.type
-    if device_type != "cuda":
-        return _candidates(device_type)
+    first = args[0]
+    if _forced or not first.is_cuda:
+        if not _forced and first.is_cpu and engines.contested(first.dtype):
+            return _contested(op, args)
+        return _candidates("cpu" if first.is_cpu else first.device.type)
     best = engines.engine_of_call(op, args) or faster.backend(op, args, _own_takers, _run)
     if best == engines.LIBRARY or best is None:
         return FALLBACK
     return (best, *(name for name in engines.OWN if name != best), *FALLBACK)
+
+
+def _contested(op: str, args: tuple) -> tuple[str, ...]:
+    engine = engines.engine_of_call(op, args, PREFERENCE[engines.CPU])
+    return FALLBACK if engine == engines.LIBRARY else _candidates(engines.CPU)
 
 
 def _own_takers(op: str, args: tuple) -> tuple[str, ...]:
@@ -75,9 +91,14 @@ def _run(name: str, op: str, args: Sequence[Any]) -> Any:
 
 
 def _candidates(device_type: str) -> tuple[str, ...]:
-    if not _forced:
+    return _ordered(_forced[-1] if _forced else None, device_type)
+
+
+@functools.cache
+def _ordered(forced: str | None, device_type: str) -> tuple[str, ...]:
+    if forced is None:
         return (*PREFERENCE.get(device_type, ()), *FALLBACK)
-    return (_forced[-1],) if _forced[-1] == "reference" else (_forced[-1], *FALLBACK)
+    return (forced,) if forced == "reference" else (forced, *FALLBACK)
 
 
 BACKENDS: dict[str, Backend] = {
@@ -148,9 +169,9 @@ def convolution_engines(
 
     Args: nhwc: are they dense in channels_last, and in that layout only? kernel: its height and width.
     """
-    return tuple(
-        name for name in _candidates(device.type) if nhwc and _convolves(name, device, dtype, kernel)
-    )
+    if not nhwc:
+        return ()
+    return tuple([name for name in _candidates(device.type) if _convolves(name, device, dtype, kernel)])
 
 
 def _convolves(name: str, *activations: Any) -> bool:

@@ -1,13 +1,16 @@
-"""Which engine runs a convolution on a CUDA device: our backends "triton" and "cuda", or "library" (cuDNN).
+"""Which engine runs a convolution: on a CUDA device our backends "triton" and "cuda", or "library" (cuDNN).
 
 The planner chooses per fused unit and writes its choice into `assigned`; `select` reads it whenever one of
 the convolution's ops runs. A table, because ops run where no argument can tell: inside a compiled graph, in
 autograd's backward threads. It is keyed by what an op call knows, but for the sizes of the batch and the
 image, which a compiled graph may leave open; of units that have this in common the last one planned decides.
+
+On a CPU there is a choice only where the library may win, between "cpu" and "library" (oneDNN): `contested`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +18,7 @@ import torch
 
 OWN = ("triton", "cuda")  # in order of preference, where nothing was measured
 LIBRARY = "library"
+CPU = "cpu"
 COMPUTE_BOUND = 256  # input channels of a group, from which cuDNN's 3x3 convolutions are hard to beat
 
 
@@ -30,6 +34,7 @@ class Convolution(NamedTuple):
 
 
 assigned: dict[Convolution, str] = {}
+assigned_on_cpu: dict[Convolution, str] = {}  # where it is contested
 
 # Where each op has its weight (or the weight's size) and its stride; padding, dilation and groups follow.
 _POSITIONS = {
@@ -42,25 +47,48 @@ _POSITIONS = {
 
 
 def rule(conv: Convolution, own: Sequence[str] = OWN) -> str:
-    """The engine of a convolution that nobody measured. Args: own: our backends that take it, best first."""
+    """The engine of a convolution that nobody measured. Args: own: our backends that take it, best first.
+
+    A CPU's, which is asked for only where it is contested, is the library.
+    """
+    if CPU in own:
+        return LIBRARY
     _, channels, *kernel = conv.weight_size
     return LIBRARY if not own or (kernel != [1, 1] and channels >= COMPUTE_BOUND) else own[0]
 
 
-def engine_of(conv: Convolution) -> str:
+@functools.cache
+def _library_has_bf16() -> bool:
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def contested(dtype: torch.dtype) -> bool:
+    """Whether the library's convolutions on this CPU may be faster than ours: in bf16, where it has it.
+
+    It multiplies in bf16 there, ours in fp32, or in bf16 in a way that nobody has measured.
+    """
+    return dtype == torch.bfloat16 and _library_has_bf16()
+
+
+def table(own: Sequence[str]) -> dict[Convolution, str]:
+    """Where the planner's choices are. Args: own: our backends that take the convolution."""
+    return assigned_on_cpu if CPU in own else assigned
+
+
+def engine_of(conv: Convolution, own: Sequence[str] = OWN) -> str:
     """The engine that the planner chose, else the rule's."""
     try:
-        return assigned.get(conv) or rule(conv)
+        return table(own).get(conv) or rule(conv, own)
     except TypeError:  # sizes that a graph leaves open have no hash
-        return rule(conv)
+        return rule(conv, own)
 
 
-def engine_of_call(op: str, args: tuple) -> str | None:
+def engine_of_call(op: str, args: tuple, own: Sequence[str] = OWN) -> str | None:
     """The engine of the convolution that `op` runs on `args`; None where there is none.
 
     Of two convolutions in one op it is the first one's, and the library if either is the library's.
     """
-    found = [engine_of(conv) for conv in convolutions(op, args)]
+    found = [engine_of(conv, own) for conv in convolutions(op, args)]
     return LIBRARY if LIBRARY in found else next(iter(found), None)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from .reference.conv import Convolutions
+from .reference.block import Blocks
 
 
 class _Selected:
@@ -19,7 +19,7 @@ class Library:
     """A backend with convolution ops only, which never refuses."""
 
     def __init__(self, select: Callable):
-        self.OPS = Convolutions(_Selected(select)).ops()
+        self.OPS = Blocks(_Selected(select)).ops()
 
     def refuses(self, op: str, args: tuple) -> None:
         return None

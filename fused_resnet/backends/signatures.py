@@ -22,6 +22,8 @@ ACTIVATIONS = {
     "folded_dgrad": (0, 2, 8),
     "folded_dgrad_reduce": (0, 2),
 }
+# Of the ops that only the CPU backend has kernels for.
+CPU_ACTIVATIONS = {"conv_chain_fprop": (0, 11)}
 VECTORS = {
     "bn_finalize": (0, 1, 2, 3),
     "bn_update_running": (0, 1, 2, 3),

@@ -1,4 +1,4 @@
-"""Chooses between ways to do the same thing by measuring them on the GPU at hand.
+"""Chooses between ways to do the same thing by measuring them on the GPU (or CPU) at hand.
 
 The first time a problem (a kernel and its sizes) comes up on a CUDA device, its candidates are timed, which
 takes a moment; the winner is kept in memory, and on disk for the next process: a JSON file for each kind of
@@ -6,6 +6,8 @@ GPU and version of torch, of what compiles the kernels and of this package, in
 ``platformdirs.user_cache_dir("fused_resnet")``. Nothing is measured while a CUDA graph is captured or
 torch.compile traces, on fake tensors, or where no GPU runs the kernels: a winner that is known serves there,
 too, else the first candidate, best by rule of thumb. `policy` says how much of this is wanted.
+
+What a CPU runs is measured and kept in the same way, for each kind of CPU and number of threads.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import re
 import statistics
 import tempfile
@@ -27,6 +30,7 @@ from typing import Any, TypeVar
 import platformdirs
 import torch
 
+from .. import _extension
 from .._version import __version__
 from . import cuda, triton
 
@@ -34,7 +38,7 @@ Candidate = TypeVar("Candidate")
 Result = TypeVar("Result")
 
 POLICIES = ("measure", "cached", "off")
-MEASURE_MS = 30.0  # of GPU time for each candidate
+MEASURE_MS = 30.0  # for each candidate
 REPETITIONS = (5, 100)
 FILLS = 16  # of the cache, to know how long one takes
 
@@ -91,9 +95,10 @@ def choose(
     candidates: Sequence[Candidate],
     run: Callable[[Candidate], Any],
     inputs: Iterable[torch.Tensor] = (),
+    on_cpu: bool = False,
 ) -> Candidate:
     """The `winner`, or the first candidate where there is none."""
-    found = None if len(candidates) == 1 else winner(key, candidates, run, inputs)
+    found = None if len(candidates) == 1 else winner(key, candidates, run, inputs, on_cpu)
     return candidates[0] if found is None else found
 
 
@@ -102,30 +107,34 @@ def winner(
     candidates: Sequence[Candidate],
     run: Callable[[Candidate], Any],
     inputs: Iterable[torch.Tensor] = (),
+    on_cpu: bool = False,
 ) -> Candidate | None:
     """The known winner for `key`, else the fastest where it may be measured, else None.
 
     Args: key, candidates: their ``repr`` is what they are known by on disk; run: does the work on the current
-    device, as often as it is called; inputs: nothing is measured if one of them is fake.
+    device, as often as it is called; inputs: nothing is measured if one of them is fake; on_cpu: the CPU does
+    the work.
     """
-    where = None if _policy == "off" else environment()
+    if _policy == "off":
+        return None
+    where, measure = (environment_of_cpu(), fastest_on_cpu) if on_cpu else (environment(), fastest)
     if where is None:
         return None
     with _lock:
         winners = _winners(where)
         found = winners.get(key, candidates)
-        if found is None and _may_measure(inputs):
-            found = candidates[fastest(candidates, run)]
+        if found is None and _may_measure(inputs, on_cpu):
+            found = candidates[measure(candidates, run)]
             winners.put(key, found)
     return found
 
 
-def _may_measure(inputs: Iterable[torch.Tensor]) -> bool:
+def _may_measure(inputs: Iterable[torch.Tensor], on_cpu: bool) -> bool:
     return (
         _policy == "measure"
         and not torch.compiler.is_compiling()
         and torch._guards.detect_fake_mode(tuple(inputs)) is None
-        and not torch.cuda.is_current_stream_capturing()
+        and (on_cpu or not torch.cuda.is_current_stream_capturing())
     )
 
 
@@ -156,21 +165,46 @@ def fastest(candidates: Sequence[Candidate], run: Callable[[Candidate], Any]) ->
     filling = max(_time(FILLS, lambda n: [flush.zero_() for _ in range(n)], flush, 1) / FILLS, 1e-3)
     fills = 1 + math.ceil(2 * max(_launching(candidates[i], run) for i in works) / filling)
     once = fills * filling + sum(_time(candidates[i], run, flush, fills) for i in works) / len(works)
-    least, most = REPETITIONS
     times: dict[int, list[float]] = {i: [] for i in works}
-    for _ in range(max(least, min(most, int(MEASURE_MS / max(once, 1e-3))))):
+    for _ in range(_repetitions(once)):
         for i in works:
             times[i].append(_time(candidates[i], run, flush, fills))
     return min(works, key=lambda i: statistics.median(times[i]))
 
 
-def _launching(candidate, run) -> float:
-    """Milliseconds that the host takes for one run."""
+def fastest_on_cpu(candidates: Sequence[Candidate], run: Callable[[Candidate], Any]) -> int:
+    """Index of the candidate that takes the CPU the least time, as the median of interleaved runs.
+
+    The caches are as the candidate before left them.
+    """
+    for candidate in candidates:
+        run(candidate)  # the library makes its kernels in the first run
+    once = sum(_time_on_cpu(candidate, run) for candidate in candidates) / len(candidates)
+    times: list[list[float]] = [[] for _ in candidates]
+    for _ in range(_repetitions(once)):
+        for i, candidate in enumerate(candidates):
+            times[i].append(_time_on_cpu(candidate, run))
+    return min(range(len(candidates)), key=lambda i: statistics.median(times[i]))
+
+
+def _repetitions(once: float) -> int:
+    """How often a candidate is run that takes so many milliseconds."""
+    least, most = REPETITIONS
+    return max(least, min(most, int(MEASURE_MS / max(once, 1e-3))))
+
+
+def _time_on_cpu(candidate, run) -> float:
+    """Milliseconds that one run takes."""
     start = time.perf_counter()
     run(candidate)
-    elapsed = time.perf_counter() - start
+    return 1e3 * (time.perf_counter() - start)
+
+
+def _launching(candidate, run) -> float:
+    """Milliseconds that the host takes for one run."""
+    elapsed = _time_on_cpu(candidate, run)
     torch.cuda.synchronize()
-    return 1e3 * elapsed
+    return elapsed
 
 
 def _time(candidate, run, flush: torch.Tensor, fills: int) -> float:
@@ -212,6 +246,21 @@ def _environment(device: int) -> str:
     compilers = (backend.version() for backend in (triton, cuda) if backend.launches_on("cuda"))
     versions = f"torch {torch.__version__}", *compilers, f"fused_resnet {__version__}"
     return ", ".join((name, f"sm_{major}{minor}", *versions))
+
+
+def environment_of_cpu() -> str:
+    """What times on the CPU depend on besides the problem."""
+    return _environment_of_cpu(torch.get_num_threads(), _extension.build_info()["matrix_engine"])
+
+
+@cache
+def _environment_of_cpu(threads: int, matrix_engine: str) -> str:
+    processor = platform.processor() or platform.machine()
+    if hasattr(torch.cpu, "get_capabilities"):  # torch 2.13
+        processor = torch.cpu.get_capabilities().get("cpu_name", processor)
+    level = torch.backends.cpu.get_cpu_capability()
+    versions = f"torch {torch.__version__}", f"fused_resnet {__version__}"
+    return ", ".join((processor, level, f"matrix engine {matrix_engine}", f"{threads} threads", *versions))
 
 
 class _Winners:

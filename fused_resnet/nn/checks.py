@@ -1,10 +1,12 @@
 """Checks of a fused unit's input against its modules, before any kernel runs."""
 
+from typing import NamedTuple
+
 import torch
 
 from ..ops.checks import DTYPES
 from ..planner import ConvShape
-from .statistics import Statistics
+from .layer import VECTORS, Layer
 
 
 def _out(size, kernel, conv):
@@ -24,45 +26,49 @@ def input_tensor(x, name="x"):
         raise TypeError(f"{name}: expected one of fp32, fp64, bf16, fp16, got {x.dtype}")
 
 
-def unit(name, conv, bn, x, shape, autocast: bool, stats: Statistics):
+class Input(NamedTuple):
+    """What the checks look at of a fused unit's input."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+def unit(name: str, layer: Layer, x: Input, shape, autocast: bool):
     """One convolution and its batch norm against the ``[N, C, H, W]`` shape that reaches it.
 
     Args: name: of the unit, for messages; x: the whole fused unit's input; autocast: will x be cast?
     Returns: its output's shape and its `ConvShape`. Raises ValueError or TypeError naming the argument.
     """
-    weight = conv.weight
-    if weight.device != x.device:
-        raise ValueError(f"x: expected device {weight.device} of {name}'s weight, got {x.device}")
-    if not autocast and weight.dtype != x.dtype:
-        raise TypeError(f"x: expected dtype {weight.dtype} of {name}'s weight, got {x.dtype}")
-    if shape[1] != conv.in_channels:
+    if layer.device != x.device:
+        raise ValueError(f"x: expected device {layer.device} of {name}'s weight, got {x.device}")
+    if not autocast and layer.dtype != x.dtype:
+        raise TypeError(f"x: expected dtype {layer.dtype} of {name}'s weight, got {x.dtype}")
+    if shape[1] != layer.in_channels:
         given = "x" if shape == tuple(x.shape) else f"{name}'s input"
-        raise ValueError(f"{given}: expected {conv.in_channels} channels, got shape {tuple(shape)}")
-    kernel = tuple(weight.shape[2:])
+        raise ValueError(f"{given}: expected {layer.in_channels} channels, got shape {tuple(shape)}")
+    conv, kernel = layer.conv, (layer.weight_size[2], layer.weight_size[3])
     p, q = _out(shape[2:], kernel, conv)
     if p < 1 or q < 1:
-        raise ValueError(
-            f"x: expected height and width to fit {name}'s {kernel} kernel with padding {conv.padding}, "
-            f"got {tuple(shape[2:])} there"
-        )
-    out = (shape[0], conv.out_channels, p, q)
-    if bn is not None:
-        _batch_norm(name, bn, conv, x, out, stats)
-    channels = conv.in_channels, conv.out_channels
-    geometry = conv.stride, conv.padding, conv.dilation, conv.groups
-    return out, ConvShape(shape[0], tuple(shape[2:]), (p, q), *channels, kernel, *geometry)
+        window = f"{name}'s {kernel} kernel with padding {conv.padding}"
+        raise ValueError(f"x: expected height and width to fit {window}, got {tuple(shape[2:])} there")
+    out = (shape[0], layer.out_channels, p, q)
+    _batch_norm(name, layer, x, out)
+    sizes = shape[0], (shape[2], shape[3]), (p, q), layer.in_channels, layer.out_channels, kernel
+    return out, ConvShape(*sizes, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def _batch_norm(name, bn, conv, x, out, stats):
-    for field in ("weight", "bias", "running_mean", "running_var"):
-        t = getattr(bn, field)
-        if t is None:
+def _batch_norm(name, layer, x, out):
+    for field, vector in zip(VECTORS, layer.vectors, strict=False):
+        if vector is None:
             continue
-        if t.shape[0] != conv.out_channels:
-            expected = f"{conv.out_channels} channels"
-            raise ValueError(f"{name}'s batch norm {field}: expected {expected}, got {t.shape[0]}")
-        if t.device != x.device:
-            raise ValueError(f"{name}'s batch norm {field}: expected device {x.device} of x, got {t.device}")
+        length, device = vector
+        if length != layer.out_channels:
+            expected = f"{layer.out_channels} channels"
+            raise ValueError(f"{name}'s batch norm {field}: expected {expected}, got {length}")
+        if device != x.device:
+            raise ValueError(f"{name}'s batch norm {field}: expected device {x.device} of x, got {device}")
+    stats = layer.stats
     if stats.norm == "batch" and stats.group is None and out[0] * out[2] * out[3] == 1:
         raise ValueError(
             f"x: expected more than 1 value per channel when training, got {tuple(out)} after {name}"

@@ -1,5 +1,7 @@
 """Which modules may be absorbed into a fused unit: exactly the stock ones, with nothing attached."""
 
+from typing import Any
+
 import torch.nn as nn
 from torch.nn.utils import parametrize
 
@@ -9,9 +11,20 @@ BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 LARGEST_POOL = 16  # the stem keeps each maximum's place in a window of at most 16x16, in one byte
 
 
+def tensor(module: nn.Module, name: str) -> Any:
+    """``getattr(module, name)`` of a parameter or buffer, which by `nn.Module.__getattr__` takes its time."""
+    if name in module._parameters:
+        return module._parameters[name]
+    if name in module._buffers:
+        return module._buffers[name]
+    return getattr(module, name)  # a plain attribute: replicas of nn.DataParallel have them
+
+
 def is_frozen_batch_norm(module) -> bool:
     """torchvision's FrozenBatchNorm2d, told by name so that torchvision is not needed."""
     cls = type(module)
+    if cls in BATCH_NORMS:
+        return False
     return cls.__name__ == "FrozenBatchNorm2d" and cls.__module__.startswith("torchvision.")
 
 
@@ -44,10 +57,12 @@ def why_not_convolution(conv: nn.Module) -> str | None:
         return f"padding_mode={conv.padding_mode!r}"
     if isinstance(conv.padding, str):
         return f"padding={conv.padding!r}"
-    if not conv.weight.is_floating_point():
-        return f"a weight of dtype {conv.weight.dtype}"
-    if hasattr(type(conv.weight), "__tensor_flatten__"):  # of a distributed or quantised tensor, for one
-        return f"a weight of type {type(conv.weight).__name__}"
+    weight = tensor(conv, "weight")
+    if not weight.dtype.is_floating_point:
+        return f"a weight of dtype {weight.dtype}"
+    kind = type(weight)
+    if kind is not nn.Parameter and hasattr(kind, "__tensor_flatten__"):  # of a quantised tensor, for one
+        return f"a weight of type {kind.__name__}"
     return attached(conv)
 
 

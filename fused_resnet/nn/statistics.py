@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 import torch.nn as nn
 
-from .plain import is_frozen_batch_norm
+from .plain import is_frozen_batch_norm, tensor
 
 
 class Statistics(NamedTuple):
@@ -28,16 +28,19 @@ def _sync_group(bn):
     return group if dist.get_world_size(group) > 1 else None
 
 
-def statistics(bn: Any) -> Statistics:
-    """The mode of `bn`, by the rules of `torch.nn.modules.batchnorm._BatchNorm.forward`."""
+def statistics(bn: Any, has_running: bool = False) -> Statistics:
+    """The mode of `bn`, by the rules of `torch.nn.modules.batchnorm._BatchNorm.forward`.
+
+    Args: has_running: has it running statistics?
+    """
     if bn is None:
         return Statistics("none")
     if is_frozen_batch_norm(bn):
         return Statistics("frozen", bn.eps)
-    if not bn.training and bn.running_mean is not None:
+    if not bn.training and has_running:
         return Statistics("frozen", bn.eps)
     momentum = None
-    if bn.training and bn.track_running_stats and bn.running_mean is not None:
+    if bn.training and bn.track_running_stats and has_running:
         momentum = bn.momentum
         if momentum is None:  # cumulative average over num_batches_tracked, which counts this batch
             momentum = 1.0 / float(bn.num_batches_tracked + 1)
@@ -46,7 +49,8 @@ def statistics(bn: Any) -> Statistics:
 
 def count_batch(bn: Any) -> None:
     """Count this batch, as a batch norm in training does."""
-    if bn is None or is_frozen_batch_norm(bn):
+    if bn is None or is_frozen_batch_norm(bn) or not (bn.training and bn.track_running_stats):
         return
-    if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
-        bn.num_batches_tracked.add_(1)
+    counter = tensor(bn, "num_batches_tracked")
+    if counter is not None:
+        counter.add_(1)

@@ -1,15 +1,18 @@
 """A fused unit: reads its parameters off the user's own modules and runs them as one autograd Function."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from .. import autograd, planner
-from ..autograd import ChainSpec, Geometry, Pool, UnitParams, UnitSpec
+from ..autograd import ChainSpec, Pool, UnitSpec
+from ..planner import ConvShape, Plan
 from . import checks
+from .checks import Input
+from .layer import Layer, read
 from .plain import (
-    is_frozen_batch_norm,
     why_not_batch_norm,
     why_not_convolution,
     why_not_pad,
@@ -17,7 +20,7 @@ from .plain import (
     why_not_relu,
 )
 from .record import recorders
-from .statistics import count_batch, statistics
+from .statistics import count_batch
 
 FUNCTIONS = {
     "conv_bn_act": autograd.ConvBNAct,
@@ -57,26 +60,29 @@ class FusedUnit:
         checks.input_tensor(x)
         autocast = _autocast_dtype(x)
         dtype = autocast or x.dtype
-        if self._keeps_wider_dtype(x, residual, modules, dtype):
+        convolutions = [*(u[:2] for u in units), *([projection] if projection else [])]
+        layers, params = zip(*[read(conv, bn) for conv, bn in convolutions], strict=True)
+        if self._keeps_wider_dtype(x, residual, layers, dtype):
             return self.stock(x, residual, modules)
-        stats, shapes, out, projected = self._check(x, units, projection, autocast is not None)
-        synced = any(s.group is not None for s in stats)  # the other processes wait for this one's statistics
-        if (x.numel() == 0 and not synced) or not self._adds_like(out, x, residual, projected, last):
+        plain = _plain(x, layers)
+        facts = layers, Input(x.shape, x.dtype, x.device), self.depth, autocast is not None, self.memory
+        fit = _known_fit(*facts) if plain else _fit(*facts)
+        if (x.numel() == 0 and not fit.synced) or not self._adds_like(fit, x, residual, last):
             return self.stock(x, residual, modules)
-        cast = x.to(dtype)
-        norms = [s.norm for s in stats]
-        plan = planner.plan_chain(shapes, norms, self.memory, cast, self.depth, synced)
-        spec = self._spec(units, projection, last, stats, plan)
+        cast = x if dtype == x.dtype else x.to(dtype)
+        plan = planner.plan_chain(fit.shapes, fit.norms, fit.fold, self.memory, cast, self.depth)
+        pad_stride = last.stride if self.shortcut == "pad" else 1
+        choices = fit, plan, self.depth, self.shortcut, pad_stride
+        spec = _known_spec(*choices) if plain else _spec(*choices)
         for recorder in recorders:
-            recorder(self, x, modules, shapes, plan, spec)
-        layers = [*(u[:2] for u in units), *([projection] if projection else [])]
-        for _, bn in layers:
+            recorder(self, x, modules, fit.shapes, plan, spec)
+        for _, bn in convolutions:
             count_batch(bn)
-        tensors = [t for layer in layers for t in _parameters(*layer)]
+        tensors = [t for layer in params for t in layer]
         if self.kind == "conv_bn_act_maxpool":
-            return autograd.ConvBNActMaxPool.apply(spec, _pool(last), cast, *tensors)
+            return autograd.run(autograd.ConvBNActMaxPool, spec, _pool(last), cast, *tensors)
         residual = residual.to(dtype) if self.shortcut == "tensor" else None
-        return FUNCTIONS[self.kind].apply(spec, cast, residual, *tensors)
+        return autograd.run(FUNCTIONS[self.kind], spec, cast, residual, *tensors)
 
     def split(self, modules):
         """By role: (conv, bn, relu) of each unit; (conv, bn) of the projection or None; pad, pool or None."""
@@ -97,54 +103,24 @@ class FusedUnit:
             return False
         return (why_not_pad(last) if self.shortcut == "pad" else why_not_pool(last)) is not None
 
-    def _keeps_wider_dtype(self, x, residual, modules, dtype) -> bool:
+    def _keeps_wider_dtype(self, x, residual, layers, dtype) -> bool:
         """Under autocast, cases where stock code computes or returns a wider dtype than the convolution's."""
-        if any(m is not None and is_frozen_batch_norm(m) and m.weight.dtype != dtype for m in modules):
+        if any([layer.frozen_dtype not in (None, dtype) for layer in layers]):
             return True
         added = {"tensor": residual, "identity": x, "pad": x}.get(self.shortcut)
         return not self.inplace_add and isinstance(added, torch.Tensor) and added.dtype != dtype
 
-    def _check(self, x, units, projection, autocast):
-        """Statistics and shapes of every unit, the output's shape and the projection's (or None).
-
-        Raises before anything has run or changed.
-        """
-        out, all_stats, shapes, projected = tuple(x.shape), [], [], None
-        for i, (conv, bn, _) in enumerate(units):
-            all_stats.append(statistics(bn))
-            out, sizes = checks.unit(f"unit {i}", conv, bn, x, out, autocast, all_stats[-1])
-            shapes.append(sizes)
-        if projection is not None:
-            all_stats.append(statistics(projection[1]))
-            name = "the projection shortcut"
-            conv, bn = projection
-            projected, sizes = checks.unit(name, conv, bn, x, tuple(x.shape), autocast, all_stats[-1])
-            shapes.append(sizes)
-        return all_stats, shapes, out, projected
-
-    def _adds_like(self, out, x, residual, projected, last) -> bool:
+    def _adds_like(self, fit, x, residual, last) -> bool:
         """Has the shortcut the main path's shape? If not, stock code broadcasts one of them, or raises."""
         if self.shortcut == "identity":
-            return checks.same_shape("x (the identity shortcut)", tuple(x.shape), out)
+            return checks.same_shape("x (the identity shortcut)", tuple(x.shape), fit.out)
         if self.shortcut == "projection":
-            return checks.same_shape("the projection shortcut", projected, out)
+            return checks.same_shape("the projection shortcut", fit.projected, fit.out)
         if self.shortcut == "pad":
             height, width = (-(-n // last.stride) for n in x.shape[2:])
             padded = (x.shape[0], last.out_channels, height, width)
-            return checks.same_shape("the zero-padding shortcut", padded, out)
-        return self.shortcut == "none" or checks.residual_tensor(residual, x, out)
-
-    def _spec(self, units, projection, last, stats, plan):
-        layers = [(conv, "relu") for conv, _, _ in units]
-        if projection is not None:
-            layers.append((projection[0], "identity"))
-        specs = tuple(
-            UnitSpec(_geometry(conv), s.norm, act, s.eps, s.momentum, fold, s.group, engine != "library")
-            for (conv, act), s, fold, engine in zip(layers, stats, plan.fold, plan.engines, strict=True)
-        )
-        extra = specs[-1] if projection is not None else None
-        pad_stride = last.stride if self.shortcut == "pad" else 1
-        return ChainSpec(specs[: self.depth], self.shortcut, extra, pad_stride, plan.recompute)
+            return checks.same_shape("the zero-padding shortcut", padded, fit.out)
+        return self.shortcut == "none" or checks.residual_tensor(residual, x, fit.out)
 
     def stock(self, x, residual, modules):
         """The same computation by calling the modules themselves, with whatever is attached to them."""
@@ -169,6 +145,67 @@ class FusedUnit:
         return h.add_(added) if self.inplace_add else h + added
 
 
+@dataclass(frozen=True, eq=False)  # itself a key, by identity
+class Fit:
+    """How an input fits a unit's layers.
+
+    fold: as in `Plan`; projected: the shape of the projection shortcut, None without; synced: do other
+    processes wait for this one's statistics?
+    """
+
+    layers: tuple[Layer, ...]
+    shapes: tuple[ConvShape, ...]
+    norms: tuple[str, ...]
+    fold: tuple[bool, ...]
+    out: tuple[int, ...]
+    projected: tuple[int, ...] | None
+    synced: bool
+
+
+def _fit(layers: tuple[Layer, ...], x: Input, depth: int, autocast: bool, memory: str) -> Fit:
+    """Shapes of every layer, the main path's `depth` ones and the projection.
+
+    Raises before anything has run or changed.
+    """
+    out, shapes, projected = tuple(x.shape), [], None
+    for i, layer in enumerate(layers[:depth]):
+        out, sizes = checks.unit(f"unit {i}", layer, x, out, autocast)
+        shapes.append(sizes)
+    for layer in layers[depth:]:
+        projected, sizes = checks.unit("the projection shortcut", layer, x, tuple(x.shape), autocast)
+        shapes.append(sizes)
+    norms = tuple([layer.stats.norm for layer in layers])
+    synced = any([layer.stats.group is not None for layer in layers])
+    fold = planner.fold_chain(shapes, norms, memory, synced)
+    return Fit(layers, tuple(shapes), norms, fold, out, projected, synced)
+
+
+def _spec(fit: Fit, plan: Plan, depth: int, shortcut: str, pad_stride: int) -> ChainSpec:
+    specs = []
+    for i, (layer, fold, engine) in enumerate(zip(fit.layers, plan.fold, plan.engines, strict=True)):
+        stats, act = layer.stats, "relu" if i < depth else "identity"
+        statistics = stats.norm, act, stats.eps, stats.momentum, fold, stats.group
+        specs.append(UnitSpec(layer.conv, *statistics, engine != "library"))
+    projection = specs[depth] if len(specs) > depth else None
+    return ChainSpec(tuple(specs[:depth]), shortcut, projection, pad_stride, plan.recompute)
+
+
+# What follows from plain values alone is worked out once.
+_known_fit = functools.lru_cache(maxsize=4096)(_fit)
+_known_spec = functools.lru_cache(maxsize=4096)(_spec)
+
+
+def _plain(x: torch.Tensor, layers: tuple[Layer, ...]) -> bool:
+    """Do `_fit` and `_spec` get plain values, which may be kept?
+
+    Not while a compiler traces or on fake tensors, whose sizes may be open. And a process group, which its
+    owner may destroy, is nothing to keep.
+    """
+    if torch.compiler.is_compiling() or type(x) not in (torch.Tensor, torch.nn.Parameter):
+        return False
+    return all([layer.stats.group is None for layer in layers])
+
+
 def _is_unbatched(x, units) -> bool:
     """``[C, H, W]``, which convolutions take and batch norms do not."""
     return isinstance(x, torch.Tensor) and x.dim() == 3 and all(bn is None for _, bn, _ in units)
@@ -179,16 +216,6 @@ def _autocast_dtype(x):
     kind = x.device.type
     enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if enabled and x.dtype != torch.float64 else None
-
-
-def _geometry(conv) -> Geometry:
-    return Geometry(conv.stride, conv.padding, conv.dilation, conv.groups)
-
-
-def _parameters(conv, bn) -> UnitParams:
-    if bn is None:
-        return UnitParams(conv.weight, conv.bias, None, None, None, None)
-    return UnitParams(conv.weight, conv.bias, bn.weight, bn.bias, bn.running_mean, bn.running_var)
 
 
 def _pair(value):

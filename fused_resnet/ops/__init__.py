@@ -1,5 +1,6 @@
 """The op table: one signature per kernel, the same in every backend: ``torch.ops.fused_resnet``."""
 
+from .block import conv_chain_fprop
 from .conv import (
     conv_dgrad,
     conv_dgrad_reduce,
@@ -35,6 +36,7 @@ __all__ = [
     "bn_finalize",
     "bn_stats",
     "bn_update_running",
+    "conv_chain_fprop",
     "conv_dgrad",
     "conv_dgrad_reduce",
     "conv_fprop",

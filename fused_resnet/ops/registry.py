@@ -2,9 +2,17 @@
 
 The function's signature is the schema, its docstring the documentation and its body the argument checks.
 Shapes on fake tensors come from the reference implementation, so they cannot drift from it.
+
+There are two ways to call an op. The public one goes through torch's dispatcher and checks its arguments.
+`unchecked` is for the autograd layer, whose arguments follow from what the fused unit has checked: where
+nobody looks at single ops it asks for the backend's function and calls that. On small inputs the dispatcher
+and the checks cost several times what the kernels do.
 """
 
 import functools
+from collections.abc import Sequence
+from types import NoneType, SimpleNamespace
+from typing import Any
 
 import torch
 from torch.library import Library, infer_schema, register_fake
@@ -14,6 +22,25 @@ from ..backends import reference
 
 NAMESPACE = "fused_resnet"
 LIBRARY = Library(NAMESPACE, "DEF")
+
+# The ops by name, for callers that have checked the arguments.
+unchecked: Any = SimpleNamespace()
+
+# Neither subclasses of Tensor, which see every op, nor sizes that a graph leaves open.
+_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, NoneType, str, int, float, tuple, list, torch.Size))
+
+
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._is_torch_function_mode_enabled
+_transforms = torch._C._are_functorch_transforms_active
+_profiled = torch.autograd._profiler_enabled
+
+
+def _watched(args: Sequence[Any]) -> bool:
+    """Does somebody look at single ops: a compiler, a profiler, a mode, a transform, a tensor subclass?"""
+    if torch.compiler.is_compiling() or not _PLAIN.issuperset(map(type, args)):
+        return True
+    return _dispatch_modes() > 0 or _function_modes() or _transforms() or _profiled()
 
 
 def op(mutates=()):
@@ -40,6 +67,10 @@ def op(mutates=()):
         def call(*args, **kwargs):
             return overload(*args, **kwargs)
 
+        def direct(*args):
+            return overload(*args) if _watched(args) else backends.select(name, args)[1](*args)
+
+        setattr(unchecked, name, direct)
         return call
 
     return register

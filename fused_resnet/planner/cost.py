@@ -1,5 +1,6 @@
 """What a plan moves and computes, counted from shapes: bounds for tables, never a measured speed."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .plan import Plan
@@ -19,7 +20,7 @@ def _multiply_adds(s: ConvShape) -> int:
 
 
 def chain_cost(
-    shapes: list[ConvShape], plan: Plan, itemsize: int, training: bool, main: int, residual: bool
+    shapes: Sequence[ConvShape], plan: Plan, itemsize: int, training: bool, main: int, residual: bool
 ) -> Cost:
     """Cost of a chain whose ideal cache reads every operand once per op (docs/design.md, traffic table).
 

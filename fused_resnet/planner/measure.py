@@ -42,13 +42,13 @@ def engine(problem: Problem, x: Tensor, own: Sequence[str]) -> str:
     data = cache(lambda: _data(problem, x.device))
 
     def run(candidate: str) -> None:
-        engines.assigned[conv] = candidate
+        engines.table(own)[conv] = candidate
         with torch.autocast(x.device.type, enabled=False):  # as the unit itself runs
             _train(problem, candidate, data())
 
     try:
         with gpu.current(x):
-            return tuning.choose(("engine", *problem), candidates, run, (x,))
+            return tuning.choose(("engine", *problem), candidates, run, (x,), engines.CPU in own)
     except torch.OutOfMemoryError:  # no room to measure beside what is there; another time, perhaps
         return first
 

@@ -1,5 +1,7 @@
 """The plan of a chain of units, from shapes; which engine convolves also from measurements."""
 
+import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,53 +30,69 @@ def can_fold(shape: ConvShape) -> bool:
 
 
 def folding_pays(shape: ConvShape, synced: bool) -> bool:
-    """Folding costs rows*C² multiply-adds twice and keeps C² values; it saves keeping rows*K values.
+    """Folding costs rows*C² multiply-adds twice and K*C² three times, and keeps C² values; it saves keeping
+    rows*K values.
 
-    It pays where both are small beside the convolution itself: C <= K/2, and the matrix at most half of y.
-    Processes that share their statistics must all decide alike, so that their number of rows, which may
-    differ, does not count.
+    It pays where that is little beside the convolution itself, whose multiply-adds are rows*C*K: C <= K/2 and
+    C <= rows/4. Processes that share their statistics must all decide alike, so that their number of rows,
+    which may differ, does not count.
     """
     c, k = shape.in_channels, shape.out_channels
-    return can_fold(shape) and 2 * c <= k and (synced or 2 * c * c <= shape.rows * k)
+    return can_fold(shape) and 2 * c <= k and (synced or 4 * c <= shape.rows)
 
 
-def plan_chain(
-    shapes: list[ConvShape],
-    norms: list[str],
-    memory: str,
-    x: torch.Tensor,
-    main: int,
-    synced: bool = False,
-) -> Plan:
-    """Plan a chain.
+def fold_chain(
+    shapes: Sequence[ConvShape], norms: Sequence[str], memory: str, synced: bool
+) -> tuple[bool, ...]:
+    """Which layers of a chain take their batch statistics from the Gram matrix.
 
     Args: shapes and norms ("batch", "frozen" or "none") per unit, then of the projection if there is one;
     memory: "speed" stores every convolution's output, "balanced" folds where that pays, "min" recomputes too;
-    x: the chain's input, in the dtype that it computes in; main: how many of the units are the main path;
     synced: are batch statistics taken over several processes?
     """
-    fold = tuple(
-        memory != "speed" and norm == "batch" and folding_pays(s, synced)
-        for s, norm in zip(shapes, norms, strict=True)
+    return tuple(
+        [
+            memory != "speed" and norm == "batch" and folding_pays(shape, synced)
+            for shape, norm in zip(shapes, norms, strict=True)
+        ]
     )
+
+
+def plan_chain(
+    shapes: Sequence[ConvShape],
+    norms: Sequence[str],
+    fold: tuple[bool, ...],
+    memory: str,
+    x: torch.Tensor,
+    main: int,
+) -> Plan:
+    """Plan a chain.
+
+    Args: fold: what `fold_chain` says, the others as there; x: the chain's input, in the dtype that it
+    computes in; main: how many of the units are the main path.
+    """
     return Plan(fold, memory == "min", _engines(shapes, norms, fold, x, main))
 
 
 def _engines(shapes, norms, fold, x, main) -> tuple[str, ...]:
     nhwc = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    found = []
+    device, dtype, found = x.device, x.dtype, []
+    owners = {kernel: _own_engines(device, dtype, nhwc, kernel) for kernel in {s.kernel for s in shapes}}
+    if x.is_cpu and not engines.contested(dtype):  # where nothing is measured
+        return tuple([(*owners[shape.kernel], engines.LIBRARY)[0] for shape in shapes])
     for i, shape in enumerate(shapes):
-        own, conv = _own_engines(x.device, x.dtype, nhwc, shape.kernel), shape.convolution(x.dtype)
+        own = owners[shape.kernel]
         if not own:
             engine = engines.LIBRARY
         elif torch.compiler.is_compiling():
-            engine = _known_engine(own, *conv)
+            engine = _known_engine(own, *shape.convolution(dtype))
         elif backends.forced():
             engine = own[0]
         else:
+            conv = shape.convolution(dtype)
             reads_raw = 0 < i < main and norms[i - 1] == "batch" and not fold[i - 1]
-            problem = measure.Problem(shape, x.dtype, norms[i], fold[i], reads_raw)
-            engine = engines.assigned[conv] = measure.engine(problem, x, own)
+            problem = measure.Problem(shape, dtype, norms[i], fold[i], reads_raw)
+            engine = engines.table(own)[conv] = measure.engine(problem, x, own)
         found.append(engine)
     return tuple(found)
 
@@ -84,7 +102,15 @@ def _engines(shapes, norms, fold, x, main) -> tuple[str, ...]:
 
 @torch.compiler.assume_constant_result
 def _own_engines(device: torch.device, dtype: torch.dtype, nhwc: bool, kernel: tuple) -> tuple[str, ...]:
+    if device.type == "cpu" and not backends.forced():
+        return _own_cpu_engines(dtype, nhwc, kernel)
     return backends.convolution_engines(device, dtype, nhwc, kernel)
+
+
+@functools.cache
+def _own_cpu_engines(dtype: torch.dtype, nhwc: bool, kernel: tuple) -> tuple[str, ...]:
+    """On the CPU they depend on nothing that changes while a process runs."""
+    return backends.convolution_engines(torch.device("cpu"), dtype, nhwc, kernel)
 
 
 @torch.compiler.assume_constant_result
@@ -92,5 +118,5 @@ def _known_engine(own: tuple[str, ...], *convolution) -> str:
     """What ops will find at run time, unless the planner chooses again."""
     if backends.forced():
         return own[0]
-    engine = engines.engine_of(engines.Convolution(*convolution))
+    engine = engines.engine_of(engines.Convolution(*convolution), own)
     return engine if engine in (*own, engines.LIBRARY) else own[0]

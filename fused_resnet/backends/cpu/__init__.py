@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ... import _extension
-from ..signatures import ACTIVATIONS
+from ..signatures import ACTIVATIONS, CPU_ACTIVATIONS
 
 _CHANNELS_LAST = torch.channels_last
 _DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16))
@@ -23,8 +23,9 @@ _PASSES = (
     *("bn_act_maxpool", "bn_act_maxpool_bwd_reduce"),
 )
 _PRODUCT_DTYPES = frozenset((torch.float32, torch.bfloat16))
-# Matrix products, and which of their arguments is the number of groups.
+# Matrix products, and which of their arguments is the number of groups (of a block: of each convolution).
 _PRODUCTS = {
+    "conv_chain_fprop": 7,
     "conv_fprop": 8,
     "conv_fprop_stats": 7,
     "conv_fprop_dual": None,
@@ -37,11 +38,10 @@ _PRODUCTS = {
     "folded_dgrad_reduce": None,
 }
 
-_ACTIVATIONS = {op: ACTIVATIONS[op] for op in (*_PASSES, *_PRODUCTS)}
+_ACTIVATIONS = {op: (ACTIVATIONS | CPU_ACTIVATIONS)[op] for op in (*_PASSES, *_PRODUCTS)}
 # Which of them gives a pooling op's result its layout.
 _POOLED = {"bn_act_maxpool": 0, "bn_act_maxpool_bwd_reduce": 2}
 _VECTOR_OPS = ("bn_finalize", "bn_update_running", "bn_bwd_finalize")
-
 
 
 def _missing(*args: Any) -> Any:
@@ -63,7 +63,11 @@ def unsuited(device: torch.device, dtype: torch.dtype, kernel: Sequence[int] = (
         return why
     if device.type != "cpu":
         return f"device {device}"
-    return None if dtype in _PRODUCT_DTYPES else f"dtype {dtype}"
+    return _refuses_products(dtype)
+
+
+def _refuses_products(dtype: torch.dtype) -> str | None:
+    return None if dtype in _PRODUCT_DTYPES else f"products of dtype {dtype}"
 
 
 def laid_out(op: str, result: Any) -> Any:
@@ -79,6 +83,11 @@ def _laid_out(t: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(t, memory_format=_CHANNELS_LAST) if t.dim() == 4 else t
 
 
+def kept_cast(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`weight` in `dtype`, for inference: the same tensor as before while the weight stays as it is."""
+    return _module.kept_cast(weight, dtype)
+
+
 def refuses(op: str, args: tuple) -> str | None:
     """Why this backend cannot run `op` on `args`, or None. It runs before every op, so it looks at little."""
     if _module is None:
@@ -92,38 +101,19 @@ def refuses(op: str, args: tuple) -> str | None:
         return _refuses_vectors(op, args)
     if op in _PRODUCTS:
         groups = _PRODUCTS[op]
-        if first.dtype not in _PRODUCT_DTYPES:
-            return f"products of dtype {first.dtype}"
-        if groups is not None and args[groups] != 1:
+        if why := _refuses_products(first.dtype):
+            return why
+        if groups is not None and _grouped(args[groups]):
             return f"groups={args[groups]}"
     elif first.dtype not in _DTYPES:
         return f"dtype {first.dtype}"
     if first.numel() == 0:
         return "no elements"
-    pooled = _POOLED.get(op)
-    for position in positions:
-        t = args[position]
-        if t is None:
-            continue
-        if t.dtype != first.dtype and t.dtype != torch.uint8:
-            return f"argument {position} has dtype {t.dtype} beside {first.dtype}"
-        if not t.is_contiguous(memory_format=_CHANNELS_LAST):
-            return f"argument {position} is not dense in channels_last"
-        if op in _PRODUCTS and t.is_contiguous():
-            return f"the layout of argument {position} is ambiguous"
-        if t.is_contiguous() and (position == pooled if pooled is not None else not _default_strides(t)):
-            return f"the layout of argument {position} is ambiguous"
-    return None
+    return _module.refuses_activations(args, positions, _POOLED.get(op, -1), op not in _PRODUCTS)
 
 
-def _default_strides(t: torch.Tensor) -> bool:
-    """Whether a tensor that is dense in both layouts has the strides that ATen falls back to.
-
-    With one channel or one pixel, how ATen lays out a result depends on the strides of dimensions of size 1.
-    These kernels keep the argument's strides, which comes to the same only here.
-    """
-    _, c, h, w = t.shape
-    return t.stride() == (c * h * w, h * w, w, 1)
+def _grouped(groups: int | Sequence[int]) -> bool:
+    return groups != 1 if isinstance(groups, int) else any([count != 1 for count in groups])
 
 
 def _refuses_vectors(op: str, args: tuple) -> str | None:

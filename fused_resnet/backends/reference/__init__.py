@@ -17,7 +17,7 @@ Conventions shared by all backends:
 """
 
 from . import norm
-from .conv import Convolutions
+from .block import Blocks
 from .norm import (
     bn_act,
     bn_act_bwd_apply,
@@ -44,7 +44,7 @@ OPS = {
         bn_act_maxpool,
         bn_act_maxpool_bwd_reduce,
     )
-} | Convolutions(norm).ops()
+} | Blocks(norm).ops()
 
 
 def refuses(op, args):

@@ -1,0 +1,46 @@
+// What a convolution-like product multiplies, and how it is cut into tasks.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "strip.h"
+#include "tasks.h"
+
+namespace fused_resnet {
+
+using at::Tensor;
+
+// One matrix that is multiplied, and the packed weights [panels][depth][panel width] that it meets. Where an op adds
+// two products, both have the same output pixels.
+template <class T>
+struct Source {
+  Gather gather;
+  Operand<T> operand;
+  Tensor weights;
+  bool winograd = false; // the weights are packed for winograd.h: [panels][positions][depth][panel width]
+  const float* scale = nullptr; // of the output channels, where weights in pairs (packing.h) do not hold it
+};
+
+// How a product is cut: strips of lines, and groups of panels where there are fewer strips than threads.
+struct Cut {
+  // depth: multiply-adds of a result; channels: of the results; winograd: strips are of pairs of lines.
+  Cut(const Gather& gather, int64_t depth, int64_t channels, bool winograd = false);
+
+  int64_t begin(int64_t strip) const { return std::min(strip * lines_per_strip, lines); }
+  int64_t pixels(int64_t strip) const { return (begin(strip + 1) - begin(strip)) * columns; }
+  int64_t columns_of(int64_t panel) const { return std::min(width, channels - panel * width); }
+
+  int64_t lines, columns, lines_per_strip, strips, width, channels, panels, groups;
+  bool parallel;
+};
+
+// Where the pixels of a strip lie in the result.
+inline std::vector<int64_t> offsets_of(const std::vector<Piece>& pieces, const Placement& placement, int64_t columns) {
+  std::vector<int64_t> offsets;
+  for (const Piece& piece : pieces)
+    for (int64_t i = 0; i < piece.count; ++i)
+      for (int64_t j = 0; j < columns; ++j) offsets.push_back(placement.offset(piece.image, piece.begin + i, j));
+  return offsets;
+}
+
+} // namespace fused_resnet

@@ -1,0 +1,138 @@
+// Products on matrix hardware: operands are read as bf16, weights lie in pairs (packing.h).
+#pragma once
+
+#include "cut.h"
+#include "matrix_engine.h"
+
+namespace fused_resnet {
+
+constexpr int64_t longest_pairs = 512; // elements of a pixel that are multiplied at a time
+constexpr int64_t least_unfolded = 32; // channels from which taps are multiplied one by one
+constexpr int64_t block_pixels = 64;   // whose sums stay in the first-level cache while the taps are added up
+
+// A source's strip as rows of matrices.
+class MatrixOperand {
+ public:
+  MatrixOperand(const Source<BFloat16>& source, int slot)
+      : strip_(source.gather, source.operand, 0, source.gather.channels, 0, slot, true, 2),
+        unfolds_(source.gather.taps() > 1 && strip_.layout.channels < least_unfolded),
+        segments_(strip_.layout.segments(longest_pairs, unfolds_)) {
+    for (const Segment& segment : segments_) depth_ += segment.depth;
+  }
+
+  int64_t depth() const { return depth_; } // of the weights, pairs filled up
+  const std::vector<Piece>& pieces() const { return strip_.pieces; }
+
+  void load(int64_t begin, int64_t end) {
+    strip_.load(begin, end);
+    find_runs();
+    if (unfolds_) unfold();
+  }
+
+  // sums [pixels][width] = (add: +=) the pixels times weights [depth/2][width][2].
+  void multiply(const MatrixEngine& engine, const BFloat16* weights, int64_t width, bool add, float* sums) const {
+    const std::vector<Segment> whole{{0, depth_}};
+    for (auto first = runs_.begin(); first != runs_.end();) {
+      auto last = first;
+      for (int64_t pixels = 0; last != runs_.end() && pixels < block_pixels; ++last) pixels += last->count;
+      multiply(engine, first, last, unfolds_ ? whole : segments_, weights, width, add, sums);
+      first = last;
+    }
+  }
+
+ private:
+  // Pixels at one distance from each other; the strip's pixels before them.
+  struct Run {
+    const BFloat16* first;
+    int64_t distance, count, before;
+  };
+  using Runs = std::vector<Run>::const_iterator;
+
+  static void multiply(const MatrixEngine& engine, Runs first, Runs last, const std::vector<Segment>& segments,
+                       const BFloat16* weights, int64_t width, bool add, float* sums) {
+    for (const Segment& segment : segments) {
+      for (auto run = first; run != last; ++run)
+        engine.multiply(run->count, width, segment.depth, run->distance, width, add, run->first + segment.offset,
+                        weights, sums + run->before * width);
+      weights += segment.depth * width;
+      add = true;
+    }
+  }
+
+  void find_runs() {
+    runs_.clear();
+    const StripLayout& layout = strip_.layout;
+    const int64_t columns = layout.gather.cols.out, line = layout.rows.step * layout.line;
+    const int64_t distance = columns == 1 ? line : layout.cols.step * layout.step;
+    int64_t before = 0;
+    for (const Piece& piece : strip_.pieces) {
+      const bool one = columns == 1 || line == columns * distance;
+      const int64_t count = one ? piece.count * columns : columns;
+      for (int64_t i = 0; i < (one ? 1 : piece.count); ++i, before += count)
+        runs_.push_back({strip_.pixel(piece, i, 0), distance, count, before});
+    }
+  }
+
+  // Every pixel with what all taps read, in a row of its own: a few channels at a time would leave the hardware idle.
+  void unfold() {
+    int64_t pixels = 0;
+    for (const Run& run : runs_) pixels += run.count;
+    BFloat16* const rows = scratch_of<BFloat16>(3, pixels * depth_);
+    BFloat16* to = rows;
+    for (const Run& run : runs_)
+      for (int64_t i = 0; i < run.count; ++i)
+        for (const Segment& segment : segments_)
+          to = std::copy_n(run.first + i * run.distance + segment.offset, segment.depth, to);
+    runs_.assign(1, {rows, depth_, pixels, 0});
+  }
+
+  Strip<BFloat16, BFloat16> strip_;
+  bool unfolds_;
+  std::vector<Segment> segments_;
+  int64_t depth_ = 0;
+  std::vector<Run> runs_;
+};
+
+// to = (add: +=) from * scale, per column of those that exist.
+inline void add_scaled(const float* from, const float* scale, int64_t pixels, int64_t columns, int64_t width, bool add,
+                       float* to) {
+  for (int64_t i = 0; i < pixels; ++i, from += width, to += width)
+    for (int64_t c = 0; c < columns; ++c) to[c] = (add ? to[c] : 0.0f) + from[c] * scale[c];
+}
+
+template <class Store>
+void matrix_product(const std::vector<Source<BFloat16>>& sources, const Placement& placement, const Cut& cut,
+                    const Store& store) {
+  const MatrixEngine* engine = matrix_engine();
+  TORCH_CHECK(engine, "weights: packed for matrix hardware, which is not to be used any more");
+  for_tasks(cut.strips * cut.groups, cut.parallel, [&](int64_t index) {
+    const MatrixTask holds(*engine);
+    const int64_t strip = index / cut.groups, group = index % cut.groups;
+    std::vector<MatrixOperand> operands;
+    for (size_t s = 0; s < sources.size(); ++s) {
+      operands.emplace_back(sources[s], static_cast<int>(1 + s));
+      operands[s].load(cut.begin(strip), cut.begin(strip + 1));
+    }
+    const std::vector<int64_t> offsets = offsets_of(operands[0].pieces(), placement, cut.columns);
+    const int64_t count = static_cast<int64_t>(offsets.size()), width = cut.width;
+    float* sums = scratch(0, count * width);
+    for (int64_t panel = cut.panels * group / cut.groups; panel < cut.panels * (group + 1) / cut.groups; ++panel) {
+      bool add = false;
+      for (size_t s = 0; s < sources.size(); ++s) {
+        const MatrixOperand& operand = operands[s];
+        if (operand.depth() == 0) continue;
+        const auto* weights = static_cast<const BFloat16*>(sources[s].weights.const_data_ptr()) +
+            panel * operand.depth() * width;
+        const float* scale = sources[s].scale;
+        float* to = scale ? scratch(3, count * width) : sums; // products that are scaled have one tap: none unfolds
+        operand.multiply(*engine, weights, width, add && !scale, to);
+        if (scale) add_scaled(to, scale + panel * width, count, cut.columns_of(panel), width, add, sums);
+        add = true;
+      }
+      if (!add) std::fill_n(sums, count * width, 0.0f); // a lattice that no tap reaches
+      store(strip, panel, sums, offsets.data());
+    }
+  });
+}
+
+} // namespace fused_resnet

@@ -1,0 +1,25 @@
+// Tasks handed out one by one: cores differ in speed, by kind or by what else runs on them, and the slowest of equal
+// shares would be waited for.
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+namespace fused_resnet {
+
+constexpr int64_t tasks_per_thread = 4;
+
+// f(task) for every task, by as many threads as there are. Which thread takes a task must not show in its result.
+template <class F>
+void for_tasks(int64_t count, bool parallel, const F& f) {
+  const int64_t threads = parallel ? std::min<int64_t>(count, at::get_num_threads()) : 1;
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    for (int64_t task = next++; task < count; task = next++) f(task);
+  });
+}
+
+} // namespace fused_resnet

@@ -1,0 +1,149 @@
+"""Products of bf16 as matrix hardware does them: on an emulation with the same contract, on it where it is.
+
+Also the products' loops for AVX-512 without its instructions, whose vectors and panels are as wide.
+"""
+
+import contextlib
+
+import pytest
+import torch
+
+from fused_resnet import _extension
+from fused_resnet.analysis import kernel_truth
+from fused_resnet.analysis.kernel_arguments import BUILDERS, Conv, Make
+from fused_resnet.backends import cpu
+from tests.cpu.problems import OVER_ROWS, PROBLEMS, SIZES, VARIANTS, VARIED, assert_right, run, with_a_nan
+
+BF16 = torch.bfloat16
+PRODUCTS = {name: problem for name, problem in (PROBLEMS | VARIED).items() if problem.op in VARIANTS}
+STEM = Conv(2, 39, 37, 3, 64, (7, 7), (2, 2), (3, 3))
+
+
+@contextlib.contextmanager
+def using(engine="auto", kernels="auto"):
+    module = _extension.load()
+    module.use_matrix_engine(engine)
+    module.use_product_kernels(kernels)
+    try:
+        yield
+    finally:
+        module.use_matrix_engine("auto")
+        module.use_product_kernels("auto")
+
+
+def why_no_hardware():
+    try:
+        with using("hardware"):
+            return None
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+
+
+def taken(problem, dtype, seed=0):
+    return [
+        args for args in problem.arguments(Make(dtype, seed=seed)) if cpu.refuses(problem.op, args) is None
+    ]
+
+
+def errors(op, args, results):
+    """Of what the GPU kernels promise, too: operands are rounded to bf16 as if they had been stored.
+
+    A Gram matrix and its mean norm-wise: their deviations, rounded as well, are from another row than there.
+    """
+    if op == "gram":
+        mean, gram = kernel_truth.expected(op, args, results).values()
+        deviations = (gram.value.diagonal().sum() * args[0].shape[1] / args[0].numel()).sqrt()
+        return {
+            "mean": (results[0].double() - mean.value).norm() / (2.0**-7 * (deviations + mean.value.norm())),
+            "gram": (results[1].double() - gram.value).norm() / (2.0**-7 * gram.value.norm()),
+        }
+    found = kernel_truth.check(op, args, results)
+    return {name: error / OVER_ROWS.get(name, 1.0) for name, error in found.items()}
+
+
+def assert_promised(op, args, results):
+    found = errors(op, args, results)
+    assert max(found.values()) <= 1, f"{op}: {found}"
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_truth(name):
+    problem = PRODUCTS[name]
+    with using("emulated"):
+        for args in taken(problem, BF16):
+            results = run(problem.op, args, cpu.OPS[problem.op])
+            assert_promised(problem.op, args, results)
+            again = run(problem.op, args, cpu.OPS[problem.op])
+            assert all(torch.equal(a, b) for a, b in zip(results, again, strict=True))
+
+
+NAMES = [name for name in PRODUCTS if name.endswith((": 17 channels", ": stem", ": 3x3 at stride 2", "-odd"))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nan(name):
+    """A NaN is where torch has it, and nowhere else: not beside what fills up pairs."""
+    problem = PRODUCTS[name]
+    with using("emulated"):
+        for args in taken(problem, BF16, seed=1):
+            for planted in with_a_nan(args):
+                if problem.op != "gram":
+                    assert_promised(problem.op, planted, run(problem.op, planted, cpu.OPS[problem.op]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wide_panels(name):
+    """As AVX-512 cuts them. Norm-wise: without fused multiply-adds an operand may be rounded otherwise."""
+    problem = PRODUCTS[name]
+    for args in taken(problem, BF16):
+        with using("emulated"):
+            narrow = run(problem.op, args, cpu.OPS[problem.op])
+        with using("emulated", "wide"):
+            wide = run(problem.op, args, cpu.OPS[problem.op])
+        for a, b in zip(narrow, wide, strict=True):
+            assert (a.double() - b.double()).norm() <= 4e-3 * b.double().norm()
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, BF16))
+@pytest.mark.parametrize("kernels", ("baseline", "wide"))
+@pytest.mark.parametrize("name", [name for name in PROBLEMS if name in PRODUCTS])
+def test_kernels_of_other_processors(name, kernels, dtype):
+    problem = PRODUCTS[name]
+    with using("none", kernels):
+        for args in taken(problem, dtype):
+            assert_right(problem.op, args, run(problem.op, args, cpu.OPS[problem.op]))
+
+
+@pytest.mark.parametrize("op", [op for op in VARIANTS if op != "gram"])
+def test_both_ways_agree(op):
+    """In fp32 and in bf16, without a prologue: operands are the same."""
+    args = BUILDERS[op](Make(BF16, seed=0), SIZES["17 channels"], **{**VARIANTS[op][0]})
+    results = []
+    for engine in ("none", "emulated"):
+        with using(engine):
+            for _ in range(5):  # weights that are kept are not kept for the other way
+                results.append(run(op, args, cpu.OPS[op]))
+    for other in results:
+        for a, b in zip(results[0], other, strict=True):
+            assert (a.double() - b.double()).norm() <= 1e-2 * b.double().norm()
+
+
+@pytest.mark.parametrize("op", ("conv_fprop", "conv_dgrad_reduce", "conv_wgrad"))
+def test_on_hardware(op):
+    if why := why_no_hardware():
+        pytest.skip(why)
+    for size in (SIZES["17 channels"], SIZES["many rows"], STEM):
+        args = BUILDERS[op](Make(BF16, seed=0), size)
+        with using("hardware"):
+            assert_promised(op, args, run(op, args, cpu.OPS[op]))
+
+
+def test_names():
+    module = _extension.load()
+    assert _extension.build_info()["matrix_engine"] in ("none", "hardware")
+    with using("emulated"):
+        assert _extension.build_info()["matrix_engine"] == "emulated"
+    with pytest.raises(RuntimeError, match="expected auto, hardware, emulated or none, got fast"):
+        module.use_matrix_engine("fast")
+    with pytest.raises(ValueError, match="expected auto, baseline or, on x86, wide, got avx1024"):
+        module.use_product_kernels("avx1024")
