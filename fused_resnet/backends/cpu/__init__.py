@@ -48,7 +48,7 @@ def _missing(*args: Any) -> Any:
     raise RuntimeError(_extension.why_missing())
 
 
-_module = _extension.load()
+_module: Any = _extension.load()
 OPS = {name: getattr(_module, name, _missing) for name in (*_ACTIVATIONS, *_VECTOR_OPS)}
 
 

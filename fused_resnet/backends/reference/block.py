@@ -30,7 +30,10 @@ class Blocks(Convolutions):
             )
         z, last = x, len(weights) - 1
         for i, (weight, bias, norm) in enumerate(zip(weights, biases, norms, strict=True)):
-            geometry = [values[2 * i : 2 * i + 2] for values in (strides, paddings, dilations)]
+            stride, padding, dilation = (
+                values[2 * i : 2 * i + 2] for values in (strides, paddings, dilations)
+            )
+            geometry = stride, padding, dilation, groups[i]
             added, then = (residual, act) if i == last else (None, "relu")
-            z = self.conv_fprop(z, weight, bias, None, "identity", *geometry, groups[i], norm, added, then)
+            z = self.conv_fprop(z, weight, bias, None, "identity", *geometry, norm, added, then)
         return z
