@@ -8,7 +8,7 @@ namespace {
 
 constexpr int64_t strip_floats = 57344;    // 224 KiB: about half of a second-level cache
 constexpr int64_t strip_pixels = 336;      // more would push the panel's sums out of the first-level cache
-constexpr int64_t least_pixels = 48;       // fewer would not be worth reading all weights
+constexpr int64_t least_pixels = 96;       // fewer would not be worth reading all weights
 constexpr int64_t winograd_pixels = 192;   // 48 tiles: the same for Winograd's, of which there are more
 constexpr int64_t parallel_depth = 131072; // multiply-adds that are worth a second thread
 
@@ -56,6 +56,7 @@ Cut::Cut(const Gather& gather, int64_t depth, int64_t channels, bool winograd)
   } else {
     const int64_t most_lines = fitting_lines(gather);
     lines_per_strip = std::clamp(divide_up(lines, tasks), std::min(most_lines, divide_up(least_pixels, columns)), most_lines);
+    lines_per_strip = divide_up(lines, divide_up(lines, lines_per_strip)); // no strip of what is left over
     if (columns == 1) lines_per_strip = divide_up(lines_per_strip, tile_pixels) * tile_pixels;
   }
   strips = divide_up(lines, lines_per_strip);
