@@ -35,4 +35,5 @@ def no_choices(monkeypatch, tmp_path):
     monkeypatch.setattr(tuning, "_winners", functools.cache(tuning._Winners))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(engines, "assigned", {})
+    monkeypatch.setattr(engines, "assigned_on_cpu", {})
     monkeypatch.setattr(faster, "measured", {})

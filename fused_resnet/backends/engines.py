@@ -10,7 +10,6 @@ On a CPU there is a choice only where the library may win, between "cpu" and "li
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -57,9 +56,13 @@ def rule(conv: Convolution, own: Sequence[str] = OWN) -> str:
     return LIBRARY if not own or (kernel != [1, 1] and channels >= COMPUTE_BOUND) else own[0]
 
 
-@functools.cache
+_BF16_IN_HARDWARE: bool = (
+    torch.ops.mkldnn._is_mkldnn_bf16_supported()
+)  # asked here: torch.compile cannot trace it
+
+
 def _library_has_bf16() -> bool:
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return _BF16_IN_HARDWARE
 
 
 def contested(dtype: torch.dtype) -> bool:
@@ -100,6 +103,8 @@ def convolutions(op: str, args: tuple) -> tuple[Convolution, ...]:
         return _unpadded(main.shape, (1, 1), dtype), _unpadded(shortcut.shape, stride, dtype)
     if op == "conv_wgrad_masked":
         return (_unpadded(args[5], args[6], dtype),)
+    if op == "conv_chain_fprop":
+        return _chained(args)
     if op not in _POSITIONS:
         return ()
     weight, stride = _POSITIONS[op]
@@ -107,6 +112,16 @@ def convolutions(op: str, args: tuple) -> tuple[Convolution, ...]:
     size = size.shape if isinstance(size, torch.Tensor) else size
     steps, padding, dilation, groups = args[stride : stride + 4]
     return (Convolution(tuple(size), tuple(steps), tuple(padding), tuple(dilation), groups, dtype),)
+
+
+def _chained(args: tuple) -> tuple[Convolution, ...]:
+    """Those of a block: the main path's, then the projection's."""
+    dtype, weights, groups, projection = args[0].dtype, args[1], args[7], args[8]
+    pairs = [[tuple(values[2 * i : 2 * i + 2]) for values in args[4:7]] for i in range(len(weights))]
+    found = [Convolution(tuple(w.shape), *pairs[i], groups[i], dtype) for i, w in enumerate(weights)]
+    if projection is not None:
+        found.append(_unpadded(projection.shape, args[10], dtype))
+    return tuple(found)
 
 
 def _unpadded(weight_size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> Convolution:
