@@ -117,8 +117,10 @@ def convolutions(op: str, args: tuple) -> tuple[Convolution, ...]:
 def _chained(args: tuple) -> tuple[Convolution, ...]:
     """Those of a block: the main path's, then the projection's."""
     dtype, weights, groups, projection = args[0].dtype, args[1], args[7], args[8]
-    pairs = [[tuple(values[2 * i : 2 * i + 2]) for values in args[4:7]] for i in range(len(weights))]
-    found = [Convolution(tuple(w.shape), *pairs[i], groups[i], dtype) for i, w in enumerate(weights)]
+    found = []
+    for i, weight in enumerate(weights):
+        stride, padding, dilation = (tuple(values[2 * i : 2 * i + 2]) for values in args[4:7])
+        found.append(Convolution(tuple(weight.shape), stride, padding, dilation, groups[i], dtype))
     if projection is not None:
         found.append(_unpadded(projection.shape, args[10], dtype))
     return tuple(found)
