@@ -50,7 +50,7 @@ TABLE = (
         2.0,
         2 * torch.finfo(torch.float32).eps,
         "against fp64; stock itself is at 1e-7 to 1e-5, more where variances are small beside means; "
-        "Winograd's 3x3 convolutions add a few roundings: 2e-7 in a network's running variances, where stock has 1e-7",
+        "Winograd's 3x3 convolutions add a few roundings: 2e-7 in running variances where stock has 1e-7",
     ),
     Tolerance(
         "parity",

@@ -33,12 +33,12 @@ def folding_pays(shape: ConvShape, synced: bool) -> bool:
     """Folding costs rows*C² multiply-adds twice and K*C² three times, and keeps C² values; it saves keeping
     rows*K values.
 
-    It pays where that is little beside the convolution itself, whose multiply-adds are rows*C*K: C <= K/2 and
-    C <= rows/4. Processes that share their statistics must all decide alike, so that their number of rows,
+    It pays where that is little beside all of the unit's convolutions, of rows*C*K multiply-adds each: C <= K/2
+    and C <= rows. Processes that share their statistics must all decide alike, so that their number of rows,
     which may differ, does not count.
     """
     c, k = shape.in_channels, shape.out_channels
-    return can_fold(shape) and 2 * c <= k and (synced or 4 * c <= shape.rows)
+    return can_fold(shape) and 2 * c <= k and (synced or c <= shape.rows)
 
 
 def fold_chain(
