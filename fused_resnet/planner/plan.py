@@ -33,7 +33,7 @@ def folding_pays(shape: ConvShape, synced: bool) -> bool:
     """Folding costs rows*C² multiply-adds twice and K*C² three times, and keeps C² values; it saves keeping
     rows*K values.
 
-    It pays where that is little beside all of the unit's convolutions, of rows*C*K multiply-adds each: C <= K/2
+    It pays where that is no more than the convolution's own passes, of rows*C*K multiply-adds each: C <= K/2
     and C <= rows. Processes that share their statistics must all decide alike, so that their number of rows,
     which may differ, does not count.
     """
