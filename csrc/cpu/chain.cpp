@@ -47,28 +47,10 @@ struct Factor {
 };
 
 // The same for winograd.h: its tiles, whose lines and pixels are `line` and `step` floats apart.
-struct Tiles {
-  std::vector<const float*> inputs;
-  std::vector<int32_t> pixels;
+struct Tiles : WinogradTiles {
   int64_t line, step;
   const float* weights;
   int64_t depth;
-
-  int64_t count() const { return static_cast<int64_t>(inputs.size()); }
-
-  // pixel(i, j): what output pixel (i, j) of `rows` rows reads.
-  template <class F>
-  void list(int64_t rows, int64_t columns, const F& pixel) {
-    for (int64_t i = 0; i < rows; i += 2)
-      for (int64_t j = 0; j < columns; j += 2) {
-        inputs.push_back(pixel(i, j));
-        for (int64_t di = 0; di < 2; ++di)
-          for (int64_t dj = 0; dj < 2; ++dj) {
-            const bool exists = i + di < rows && j + dj < columns;
-            pixels.push_back(exists ? static_cast<int32_t>((i + di) * columns + j + dj) : -1);
-          }
-      }
-  }
 };
 
 // [depth][width] times scale, of which `columns` exist; weights behind them are 0 already.
@@ -205,8 +187,8 @@ class Task {
     if (i == 0) x_->load(image_ * link.conv.out[0] + rows.begin, image_ * link.conv.out[0] + rows.end);
     const StripLayout& layout = i == 0 ? x_->layout : windows_[i - 1].layout();
     if (link.winograd) {
-      Tiles tiles{{}, {}, layout.line, layout.step, link.weights.template const_data_ptr<float>(), link.conv.channels};
-      tiles.list(rows.count(), link.conv.out[1], [&](int64_t p, int64_t q) {
+      Tiles tiles{{}, layout.line, layout.step, link.weights.template const_data_ptr<float>(), link.conv.channels};
+      tiles.add(rows.count(), link.conv.out[1], [&](int64_t p, int64_t q) {
         return i == 0 ? x_->pixel(x_->pieces[0], p, q) : windows_[i - 1].pixel(rows.begin + p, q);
       });
       return multiply(tiles, link.conv.filters, to, epilogue);

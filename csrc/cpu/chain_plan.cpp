@@ -10,13 +10,12 @@ namespace fused_resnet {
 
 namespace {
 
-constexpr int64_t most_pixels = 336;         // more would push a panel's sums out of the first-level cache
 constexpr int64_t most_transformed = 131072; // bytes of Winograd's tiles, beside all else in the second-level cache
 
 } // namespace
 
 int64_t rows_at_once(const Convolution& conv, bool winograd) {
-  if (!winograd) return std::max<int64_t>(1, most_pixels / conv.out[1]);
+  if (!winograd) return std::max<int64_t>(1, strip_pixels / conv.out[1]);
   const int64_t tiles = (conv.out[1] + 1) / 2, tile_bytes = 16 * conv.channels * static_cast<int64_t>(sizeof(float));
   return 2 * std::max<int64_t>(1, most_transformed / (tiles * tile_bytes));
 }

@@ -21,6 +21,8 @@ struct Source {
   const float* scale = nullptr; // of the output channels, where weights in pairs (packing.h) do not hold it
 };
 
+constexpr int64_t strip_pixels = 336; // more would push the panel's sums out of the first-level cache
+
 // How a product is cut: strips of lines, and groups of panels where there are fewer strips than threads.
 struct Cut {
   // depth: multiply-adds of a result; channels: of the results; winograd: strips are of pairs of lines.

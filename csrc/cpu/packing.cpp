@@ -40,6 +40,12 @@ Tensor pack(int64_t channels, int64_t taps, int64_t channels_of_tap, Packing pac
   return packed;
 }
 
+// f(first element) of a dense tensor, with its storage type.
+template <class F>
+Tensor pack_from(const Tensor& dense, const char* name, const F& f) {
+  return dispatch_products(dense, name, [&](auto storage) { return f(data<const decltype(storage)>(dense)); });
+}
+
 // G g Gᵀ (Lavin & Gray 2016) of `count` filters side by side: taps [9][count] to rows of `width`, `plane` apart.
 void winograd_weights(const float* taps, int64_t count, float* to, int64_t plane) {
   for (int64_t l = 0; l < count; ++l) {
@@ -79,9 +85,7 @@ Tensor pack_winograd_as(int64_t channels, int64_t depth, const Tap& tap) {
 Tensor pack_winograd(const Tensor& weight) {
   const Tensor dense = weight.contiguous(at::MemoryFormat::ChannelsLast);
   const int64_t channels = dense.size(1);
-  return dispatch_products(dense, "weight", [&](auto storage) {
-    using T = decltype(storage);
-    const T* from = data<T>(dense);
+  return pack_from(dense, "weight", [&](auto* from) {
     return pack_winograd_as(dense.size(0), channels, [=](int64_t c, int t, int64_t first, int64_t count, float* to) {
       for (int64_t k = 0; k < count; ++k) to[k] = widened(from[((first + k) * 9 + t) * channels + c]);
     });
@@ -91,11 +95,9 @@ Tensor pack_winograd(const Tensor& weight) {
 Tensor pack_winograd_transposed(const Tensor& weight) {
   const Tensor dense = weight.contiguous(at::MemoryFormat::ChannelsLast);
   const int64_t channels = dense.size(1);
-  return dispatch_products(dense, "weight", [&](auto storage) {
-    using T = decltype(storage);
-    const T* from = data<T>(dense);
+  return pack_from(dense, "weight", [&](auto* from) {
     return pack_winograd_as(channels, dense.size(0), [=](int64_t k, int t, int64_t first, int64_t count, float* to) {
-      const T* tap = from + (k * 9 + 8 - t) * channels + first; // turned by half a turn
+      const auto* tap = from + (k * 9 + 8 - t) * channels + first; // turned by half a turn
       for (int64_t c = 0; c < count; ++c) to[c] = widened(tap[c]);
     });
   });
@@ -104,12 +106,10 @@ Tensor pack_winograd_transposed(const Tensor& weight) {
 Tensor pack_filters(const Tensor& weight, const float* scale, Packing packing) {
   const Tensor dense = weight.contiguous(at::MemoryFormat::ChannelsLast);
   const int64_t depth = dense.numel() / dense.size(0);
-  return dispatch_products(dense, "weight", [&](auto storage) {
-    using T = decltype(storage);
-    const T* from = data<T>(dense);
+  return pack_from(dense, "weight", [&](auto* from) {
     const auto fill = [=](int64_t first, int64_t count, float* to, int64_t width) {
       for (int64_t k = 0; k < count; ++k) {
-        const T* filter = from + (first + k) * depth;
+        const auto* filter = from + (first + k) * depth;
         const float factor = scale ? scale[first + k] : 1.0f;
         for (int64_t d = 0; d < depth; ++d) to[d * width + k] = widened(filter[d]) * factor;
       }
@@ -129,15 +129,13 @@ Tensor packed_filters(const Tensor& weight, bool winograd, Packing packing) {
 Tensor pack_transposed(const Tensor& weight, const Lattice& lattice, Packing packing) {
   const Tensor dense = weight.contiguous(at::MemoryFormat::ChannelsLast);
   const int64_t filters = dense.size(0), channels = dense.size(1), kernel[2] = {dense.size(2), dense.size(3)};
-  return dispatch_products(dense, "weight", [&](auto storage) {
-    using T = decltype(storage);
-    const T* from = data<T>(dense);
+  return pack_from(dense, "weight", [&](auto* from) {
     const int64_t taps = static_cast<int64_t>(lattice.tap_rows.size() * lattice.tap_cols.size());
     return pack(channels, taps, filters, packing, [&, from](int64_t first, int64_t count, float* to, int64_t width) {
       for (const int64_t r : lattice.tap_rows)
         for (const int64_t s : lattice.tap_cols)
           for (int64_t k = 0; k < filters; ++k, to += width) {
-            const T* tap = from + ((k * kernel[0] + r) * kernel[1] + s) * channels + first;
+            const auto* tap = from + ((k * kernel[0] + r) * kernel[1] + s) * channels + first;
             for (int64_t c = 0; c < count; ++c) to[c] = widened(tap[c]);
           }
     });
@@ -147,9 +145,7 @@ Tensor pack_transposed(const Tensor& weight, const Lattice& lattice, Packing pac
 Tensor pack_matrix(const Tensor& matrix, Packing packing) {
   const Tensor dense = matrix.contiguous();
   const int64_t depth = dense.size(0), channels = dense.size(1);
-  return dispatch_products(dense, "matrix", [&](auto storage) {
-    using T = decltype(storage);
-    const T* from = data<T>(dense);
+  return pack_from(dense, "matrix", [&](auto* from) {
     return pack(channels, 1, depth, packing, [=](int64_t first, int64_t count, float* to, int64_t width) {
       for (int64_t d = 0; d < depth; ++d)
         for (int64_t c = 0; c < count; ++c) to[d * width + c] = widened(from[d * channels + first + c]);

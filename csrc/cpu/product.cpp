@@ -6,13 +6,9 @@ namespace fused_resnet {
 
 namespace {
 
-constexpr int64_t strip_floats = 57344;    // 224 KiB: about half of a second-level cache
-constexpr int64_t strip_pixels = 336;      // more would push the panel's sums out of the first-level cache
-constexpr int64_t least_pixels = 96;       // fewer would not be worth reading all weights
-constexpr int64_t winograd_pixels = 192;   // 48 tiles: the same for Winograd's, of which there are more
-constexpr int64_t parallel_depth = 131072; // multiply-adds that are worth a second thread
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t strip_floats = 57344;  // 224 KiB: about half of a second-level cache
+constexpr int64_t least_pixels = 96;     // fewer would not be worth reading all weights
+constexpr int64_t winograd_pixels = 192; // 48 tiles: the same for Winograd's, of which there are more
 
 // Lines whose input, halo included, fills a strip.
 int64_t fitting_lines(const Gather& gather) {

@@ -11,6 +11,9 @@
 namespace fused_resnet {
 
 constexpr int64_t tasks_per_thread = 4;
+constexpr int64_t parallel_depth = 131072; // multiply-adds that are worth a second thread
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // f(task) for every task, by as many threads as there are. Which thread takes a task must not show in its result.
 template <class F>

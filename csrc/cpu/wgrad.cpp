@@ -12,10 +12,7 @@ namespace {
 constexpr int64_t correlated_pixels = 208;    // g's and z's pixels of a tile stay in the first-level cache
 constexpr int64_t correlated_floats = 98304;  // of g's and z's strips together: 384 KiB
 constexpr int64_t copied_floats = 1048576;    // of all copies of the sums
-constexpr int64_t parallel_depth = 131072;    // multiply-adds that are worth a second thread
 constexpr int64_t pad = 16;
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Σ over pixels of g [filters] times what the taps read of z [channels]: sums [filters][taps][channels].
 template <class T>

@@ -11,29 +11,27 @@ bool winograd_pays(const Gather& gather, int64_t channels);
 
 constexpr int winograd_positions = 16;
 
-// Tiles of 2x2 outputs of a strip: where each one's 4x4 inputs begin, and which of the strip's pixels it makes.
-template <class T>
+// Tiles of 2x2 outputs: where each one's 4x4 inputs begin, and which pixels it makes, counted over all that were added.
 struct WinogradTiles {
-  explicit WinogradTiles(const Strip<T>& strip) {
-    const int64_t columns = strip.layout.gather.cols.out;
-    int32_t before = 0;
-    for (const Piece& piece : strip.pieces) {
-      for (int64_t i = 0; i < piece.count; i += 2)
-        for (int64_t j = 0; j < columns; j += 2) {
-          inputs.push_back(strip.pixel(piece, i, j));
-          for (int64_t di = 0; di < 2; ++di)
-            for (int64_t dj = 0; dj < 2; ++dj) {
-              const bool exists = i + di < piece.count && j + dj < columns;
-              pixels.push_back(exists ? before + static_cast<int32_t>((i + di) * columns + j + dj) : -1);
-            }
-        }
-      before += static_cast<int32_t>(piece.count * columns);
-    }
+  // Those of `rows` rows of an image; pixel(i, j): what output pixel (i, j) of these reads.
+  template <class F>
+  void add(int64_t rows, int64_t columns, const F& pixel) {
+    for (int64_t i = 0; i < rows; i += 2)
+      for (int64_t j = 0; j < columns; j += 2) {
+        inputs.push_back(pixel(i, j));
+        for (int64_t di = 0; di < 2; ++di)
+          for (int64_t dj = 0; dj < 2; ++dj) {
+            const bool exists = i + di < rows && j + dj < columns;
+            pixels.push_back(exists ? static_cast<int32_t>(before + (i + di) * columns + j + dj) : -1);
+          }
+      }
+    before += rows * columns;
   }
   int64_t count() const { return static_cast<int64_t>(inputs.size()); }
 
   std::vector<const float*> inputs;
   std::vector<int32_t> pixels;
+  int64_t before = 0;
 };
 
 // `product` of one source whose weights are packed by pack_winograd: [panels][positions][depth][panel width].
@@ -45,7 +43,9 @@ void winograd_product(const Source<T>& source, const Placement& placement, const
     const int64_t number = index / cut.groups, group = index % cut.groups;
     Strip<T> strip(source.gather, source.operand, 0, channels, 0, 1, false);
     strip.load(cut.begin(number), cut.begin(number + 1));
-    const WinogradTiles<T> tiles(strip);
+    WinogradTiles tiles;
+    for (const Piece& piece : strip.pieces)
+      tiles.add(piece.count, cut.columns, [&](int64_t i, int64_t j) { return strip.pixel(piece, i, j); });
     const std::vector<int64_t> offsets = offsets_of(strip.pieces, placement, cut.columns);
     const int64_t count = tiles.count(), plane = count * row, product_plane = count * cut.width;
     float* inputs = scratch(2, winograd_positions * plane + 16);

@@ -1,6 +1,5 @@
 """Blocks in one op on the CPU backend: every cut of them against fp64, and when networks take it."""
 
-import contextlib
 import copy
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 
 from fused_resnet import _extension, backends, fuse, models, ops, use_backend
 from tests import op_truth
+from tests.cpu.problems import threads
 from tests.op_samples import Conv, Make, chain
 from tests.tolerances import assert_close
 
@@ -80,16 +80,6 @@ def truth(args):
 def cut(args, rows, parts=1):
     """The op cut as told; rows 0: unit by unit."""
     return _extension.load().conv_chain_fprop_cut(*args, rows, parts)
-
-
-@contextlib.contextmanager
-def threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @every_dtype
