@@ -168,8 +168,9 @@ def bn_act_bwd_reduce(
     if y is not None:
         mean = row_of(norm, 0, C, c, c_ok)
         invstd = row_of(norm, 1, C, c, c_ok)
-        scale = row_of(norm, 2, C, c, c_ok)
-        shift = row_of(norm, 3, C, c, c_ok)
+        if RELU and out is None:
+            scale = row_of(norm, 2, C, c, c_ok)
+            shift = row_of(norm, 3, C, c, c_ok)
         total_xhat = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     if dual_y is not None:
         dual_mean = row_of(dual_norm, 0, C, c, c_ok)
