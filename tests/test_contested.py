@@ -70,6 +70,17 @@ def test_the_winner_is_obeyed(measured):
     assert {p.engines for p in plans} == {("cpu", "library", "cpu")}
 
 
+def test_inference_is_measured_by_itself(measured):
+    step(BF16)
+    model = fuse(Bottleneck(64, 16)).to(memory_format=NHWC).to(BF16).eval()
+    x = torch.randn(2, 64, 8, 8, dtype=BF16).to(memory_format=NHWC)
+    taken = []
+    with torch.no_grad(), backends.observe(lambda *pair: taken.append(pair)):
+        model(x)
+    assert len(measured) == 6
+    assert not any("grad" in op for op, _ in taken)
+
+
 def test_the_next_process_knows_the_winner(measured, monkeypatch, tmp_path):
     step(BF16)
     (path,) = (tmp_path / "fused_resnet").glob("*.json")

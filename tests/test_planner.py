@@ -168,15 +168,16 @@ def shape_of(kernel, stride):
     return ConvShape(2, (5, 6), out, 4, 8, (kernel, kernel), (stride, stride), (p, p), (1, 1), 1)
 
 
+@pytest.mark.parametrize("backward", [True, False])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("reads_raw", [False, True])
 @pytest.mark.parametrize(
     ("norm", "fold"), [("batch", False), ("batch", True), ("frozen", False), ("none", False)]
 )
-def test_what_is_measured(norm, fold, reads_raw, stride, monkeypatch):
-    """Every op of the unit's training runs with each engine; the random numbers of others stay."""
+def test_what_is_measured(norm, fold, reads_raw, stride, backward, monkeypatch):
+    """Every op of the unit runs with each engine; the random numbers of others stay."""
     monkeypatch.setattr(tuning, "environment", lambda: "some GPU")
-    problem = measure.Problem(shape_of(1 if fold else 3, stride), FP32, norm, fold, reads_raw)
+    problem = measure.Problem(shape_of(1 if fold else 3, stride), FP32, norm, fold, reads_raw, backward)
     ran = {}
 
     def fastest(candidates, run):
@@ -194,15 +195,16 @@ def test_what_is_measured(norm, fold, reads_raw, stride, monkeypatch):
     assert tuple(ran) == (*OWN, "library")
     for candidate, found in ran.items():
         names = [op for op, _, _ in found]
-        assert "conv_wgrad" in names and any("dgrad" in n for n in names)
-        assert names.count("bn_act") == (2 if reads_raw and candidate == "library" else 0)
+        assert any("fprop" in n for n in names)
+        assert ("conv_wgrad" in names and any("dgrad" in n for n in names)) == backward
+        assert names.count("bn_act") == (1 + backward if reads_raw and candidate == "library" else 0)
 
 
 def test_measured_without_autocast(monkeypatch):
     """As units run, whose own products of statistics keep fp32."""
     monkeypatch.setattr(tuning, "environment", lambda: "some GPU")
     monkeypatch.setattr(tuning, "fastest", lambda candidates, run: [run(c) for c in candidates].index(None))
-    problem = measure.Problem(shape_of(1, 1), BF16, "batch", True, False)
+    problem = measure.Problem(shape_of(1, 1), BF16, "batch", True, False, True)
     with torch.autocast("cpu", BF16):
         measure.engine(problem, torch.empty(0), OWN)
 
@@ -213,7 +215,7 @@ def test_no_room_to_measure(monkeypatch):
 
     monkeypatch.setattr(tuning, "environment", lambda: "some GPU")
     monkeypatch.setattr(tuning, "fastest", fastest)
-    problem = measure.Problem(shape_of(3, 1), FP32, "batch", False, True)
+    problem = measure.Problem(shape_of(3, 1), FP32, "batch", False, True, True)
     assert measure.engine(problem, torch.empty(0), OWN) == "triton"
 
 

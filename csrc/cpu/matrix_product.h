@@ -1,6 +1,8 @@
 // Products on matrix hardware: operands are read as bf16, weights lie in pairs (packing.h).
 #pragma once
 
+#include <cstring>
+
 #include "cut.h"
 #include "matrix_engine.h"
 
@@ -8,19 +10,30 @@ namespace fused_resnet {
 
 constexpr int64_t longest_pairs = 512; // elements of a pixel that are multiplied at a time
 constexpr int64_t least_unfolded = 32; // channels from which taps are multiplied one by one
-constexpr int64_t block_pixels = 64;   // whose sums stay in the first-level cache while the taps are added up
+constexpr int64_t short_line = 32;     // pixels, from which on a line is worth a product of its own
+constexpr int64_t block_pixels = 128;  // whose sums stay in the first-level cache while the taps are added up
 
 // A source's strip as rows of matrices.
 class MatrixOperand {
  public:
-  MatrixOperand(const Source<BFloat16>& source, int slot)
-      : strip_(source.gather, source.operand, 0, source.gather.channels, 0, slot, true, 2),
-        unfolds_(source.gather.taps() > 1 && strip_.layout.channels < least_unfolded),
+  // alone: nothing else is added to its sums, so that these may have gaps while they are added up.
+  MatrixOperand(const Source<BFloat16>& source, int slot, bool alone)
+      : unfolds_(source.gather.taps() > 1 && source.gather.channels < least_unfolded),
+        strip_(source.gather, source.operand, 0, source.gather.channels, 0, slot, !unfolds_, 2),
         segments_(strip_.layout.segments(longest_pairs, unfolds_)) {
     for (const Segment& segment : segments_) depth_ += segment.depth;
+    const StripLayout& layout = strip_.layout;
+    columns_ = layout.gather.cols.out;
+    line_ = layout.rows.step * layout.line;
+    distance_ = columns_ == 1 ? line_ : layout.cols.step * layout.step;
+    const int64_t pitch = line_ / distance_;
+    if (columns_ == 1 || line_ == columns_ * distance_) pitch_ = columns_;
+    else if (alone && !unfolds_ && line_ % distance_ == 0 && columns_ < short_line && 3 * columns_ >= 2 * pitch)
+      pitch_ = pitch;
   }
 
   int64_t depth() const { return depth_; } // of the weights, pairs filled up
+  int64_t rows() const { return rows_; }   // of the sums, gaps included
   const std::vector<Piece>& pieces() const { return strip_.pieces; }
 
   void load(int64_t begin, int64_t end) {
@@ -29,7 +42,7 @@ class MatrixOperand {
     if (unfolds_) unfold();
   }
 
-  // sums [pixels][width] = (add: +=) the pixels times weights [depth/2][width][2].
+  // sums [pixels][width] = (add: +=) the pixels times weights [depth/2][width][2]. There is room for rows() of them.
   void multiply(const MatrixEngine& engine, const BFloat16* weights, int64_t width, bool add, float* sums) const {
     const std::vector<Segment> whole{{0, depth_}};
     for (auto first = runs_.begin(); first != runs_.end();) {
@@ -38,10 +51,11 @@ class MatrixOperand {
       multiply(engine, first, last, unfolds_ ? whole : segments_, weights, width, add, sums);
       first = last;
     }
+    close_gaps(width, sums);
   }
 
  private:
-  // Pixels at one distance from each other; the strip's pixels before them.
+  // Pixels at one distance from each other; the rows of sums before them.
   struct Run {
     const BFloat16* first;
     int64_t distance, count, before;
@@ -59,38 +73,56 @@ class MatrixOperand {
     }
   }
 
+  // Lines that follow each other at the distance of `pitch_` pixels are one run, of a block's length.
   void find_runs() {
     runs_.clear();
-    const StripLayout& layout = strip_.layout;
-    const int64_t columns = layout.gather.cols.out, line = layout.rows.step * layout.line;
-    const int64_t distance = columns == 1 ? line : layout.cols.step * layout.step;
-    int64_t before = 0;
+    line_rows_.clear();
+    rows_ = 0;
+    const bool once = unfolds_ || segments_.size() == 1; // sums are not come back to
     for (const Piece& piece : strip_.pieces) {
-      const bool one = columns == 1 || line == columns * distance;
-      const int64_t count = one ? piece.count * columns : columns;
-      for (int64_t i = 0; i < (one ? 1 : piece.count); ++i, before += count)
-        runs_.push_back({strip_.pixel(piece, i, 0), distance, count, before});
+      const int64_t most = pitch_ == 0 ? 1 : once ? piece.count : std::max<int64_t>(1, block_pixels / pitch_);
+      for (int64_t i = 0; i < piece.count; i += most) {
+        const int64_t lines = std::min(most, piece.count - i), count = (lines - 1) * pitch_ + columns_;
+        runs_.push_back({strip_.pixel(piece, i, 0), distance_, count, rows_});
+        for (int64_t l = 0; l < lines; ++l) line_rows_.push_back(rows_ + l * pitch_);
+        rows_ += count;
+      }
+    }
+  }
+
+  // What lies between the pixels of a line and those of the next was multiplied, too, and belongs to no output.
+  void close_gaps(int64_t width, float* sums) const {
+    if (pitch_ <= columns_) return;
+    float* to = sums;
+    for (const int64_t row : line_rows_) {
+      std::memmove(to, sums + row * width, static_cast<size_t>(columns_ * width) * sizeof(float));
+      to += columns_ * width;
     }
   }
 
   // Every pixel with what all taps read, in a row of its own: a few channels at a time would leave the hardware idle.
   void unfold() {
-    int64_t pixels = 0;
-    for (const Run& run : runs_) pixels += run.count;
-    BFloat16* const rows = scratch_of<BFloat16>(3, pixels * depth_);
+    constexpr int64_t piece = 16; // what is copied at a time: behind a row there is room for that much
+    BFloat16* const rows = scratch_of<BFloat16>(3, rows_ * depth_ + piece);
     BFloat16* to = rows;
     for (const Run& run : runs_)
       for (int64_t i = 0; i < run.count; ++i)
-        for (const Segment& segment : segments_)
-          to = std::copy_n(run.first + i * run.distance + segment.offset, segment.depth, to);
-    runs_.assign(1, {rows, depth_, pixels, 0});
+        for (const Segment& segment : segments_) {
+          const BFloat16* from = run.first + i * run.distance + segment.offset;
+          for (int64_t d = 0; d < segment.depth; d += piece) std::memcpy(to + d, from + d, piece * sizeof(BFloat16));
+          to += segment.depth;
+        }
+    runs_.assign(1, {rows, depth_, rows_, 0});
   }
 
-  Strip<BFloat16, BFloat16> strip_;
   bool unfolds_;
+  Strip<BFloat16, BFloat16> strip_;
   std::vector<Segment> segments_;
-  int64_t depth_ = 0;
+  int64_t depth_ = 0, columns_, line_, distance_;
+  int64_t pitch_ = 0; // pixels from one line to the next, where lines can be one run
+  int64_t rows_ = 0;
   std::vector<Run> runs_;
+  std::vector<int64_t> line_rows_;
 };
 
 // to = (add: +=) from * scale, per column of those that exist.
@@ -110,12 +142,12 @@ void matrix_product(const std::vector<Source<BFloat16>>& sources, const Placemen
     const int64_t strip = index / cut.groups, group = index % cut.groups;
     std::vector<MatrixOperand> operands;
     for (size_t s = 0; s < sources.size(); ++s) {
-      operands.emplace_back(sources[s], static_cast<int>(1 + s));
+      operands.emplace_back(sources[s], static_cast<int>(1 + s), sources.size() == 1);
       operands[s].load(cut.begin(strip), cut.begin(strip + 1));
     }
     const std::vector<int64_t> offsets = offsets_of(operands[0].pieces(), placement, cut.columns);
     const int64_t count = static_cast<int64_t>(offsets.size()), width = cut.width;
-    float* sums = scratch(0, count * width);
+    float* sums = scratch(0, std::max(count, operands[0].rows()) * width);
     for (int64_t panel = cut.panels * group / cut.groups; panel < cut.panels * (group + 1) / cut.groups; ++panel) {
       bool add = false;
       for (size_t s = 0; s < sources.size(); ++s) {

@@ -90,55 +90,14 @@ inline void correlate(const Correlation& op, int64_t filters, float* out, int64_
 }
 
 inline void column_sums(const float* strip, int64_t pixels, int64_t step, int64_t channels, double* sums) {
-  constexpr int64_t block = 64;
-  for (int64_t first = 0; first < channels; first += block) {
-    const int64_t lanes = smaller(block, channels - first);
-    float sum[block] = {};
+  constexpr int64_t columns_at_once = 64;
+  for (int64_t first = 0; first < channels; first += columns_at_once) {
+    const int64_t lanes = smaller(columns_at_once, channels - first);
+    float sum[columns_at_once] = {};
     for (int64_t pixel = 0; pixel < pixels; ++pixel) {
       const float* __restrict row = strip + pixel * step + first;
       for (int64_t l = 0; l < lanes; ++l) sum[l] += row[l];
     }
     for (int64_t l = 0; l < lanes; ++l) sums[first + l] += static_cast<double>(sum[l]);
-  }
-}
-
-inline void pair(const BFloat16* __restrict even, const BFloat16* __restrict odd, int64_t columns,
-                 BFloat16* __restrict out) {
-  for (int64_t c = 0; c < columns; ++c) {
-    out[2 * c] = even[c];
-    out[2 * c + 1] = odd[c];
-  }
-  for (int64_t c = columns; c < panel_width; ++c) out[2 * c] = out[2 * c + 1] = BFloat16{};
-}
-
-inline void pair_rows(const float* rows, int64_t groups, int64_t depth, BFloat16* out) {
-  for (int64_t group = 0; group < groups; ++group)
-    for (int64_t d = 0; d < depth; d += 2, out += 2 * panel_width) {
-      BFloat16 even[panel_width], odd[panel_width] = {};
-      for (int64_t c = 0; c < panel_width; ++c) even[c] = narrow<BFloat16>(rows[c]);
-      rows += panel_width;
-      if (d + 1 < depth) {
-        for (int64_t c = 0; c < panel_width; ++c) odd[c] = narrow<BFloat16>(rows[c]);
-        rows += panel_width;
-      }
-      pair(even, odd, panel_width, out);
-    }
-}
-
-inline void pair_pixels(const BFloat16* line, int64_t pixels, int64_t step, int64_t columns, BFloat16* out) {
-  const BFloat16 zeros[panel_width] = {};
-  columns = smaller(columns, panel_width);
-  for (int64_t p = 0; p < pixels; p += 2, out += 2 * panel_width)
-    pair(line + p * step, p + 1 < pixels ? line + (p + 1) * step : zeros, columns, out);
-}
-
-inline void transpose(const BFloat16* line, int64_t pixels, int64_t step, int64_t channels, BFloat16* out,
-                      int64_t out_step) {
-  constexpr int64_t block = 16;
-  for (int64_t first = 0; first < channels; first += block) {
-    const int64_t last = smaller(first + block, channels);
-    for (int64_t p = 0; p < pixels; ++p)
-      for (int64_t c = first; c < last; ++c) out[c * out_step + p] = line[p * step + c];
-    for (int64_t c = first; pixels % 2 == 1 && c < last; ++c) out[c * out_step + pixels] = BFloat16{};
   }
 }

@@ -12,6 +12,7 @@ namespace {
 #include "pool_impl.h"
 #include "vector_impl.h"
 #include "product_impl.h"
+#include "pairs_impl.h"
 #include "winograd_impl.h"
 #include "operand_impl.h"
 

@@ -9,8 +9,14 @@ namespace fused_resnet {
 
 namespace {
 
-constexpr int64_t correlated_pixels = 208;    // g's and z's pixels of a tile stay in the first-level cache
-constexpr int64_t correlated_floats = 98304;  // of g's and z's strips together: 384 KiB
+// Of a strip: the most pixels, and the most elements of g and z together.
+struct StripLimits {
+  int64_t pixels, elements;
+};
+// 384 KiB; g's and z's pixels of a register tile stay in the first-level cache.
+constexpr StripLimits of_floats{208, 98304};
+// 768 KiB; the more pixels are added up at a time, the less often the sums are read and written.
+constexpr StripLimits of_pairs{1024, 393216};
 constexpr int64_t copied_floats = 1048576;    // of all copies of the sums
 constexpr int64_t pad = 16;
 
@@ -164,10 +170,10 @@ struct Split {
 };
 
 // Lines of a strip: its pixels, and what it holds of g and z, fit the caches.
-int64_t lines_per_strip(const StripLayout& g, const StripLayout& z) {
+int64_t lines_per_strip(const StripLayout& g, const StripLayout& z, StripLimits most) {
   int64_t lines = 1;
-  while (lines < g.gather.out_lines() && (lines + 1) * g.gather.cols.out <= correlated_pixels &&
-         g.lines(lines + 1) * g.line + z.lines(lines + 1) * z.line <= correlated_floats)
+  while (lines < g.gather.out_lines() && (lines + 1) * g.gather.cols.out <= most.pixels &&
+         g.lines(lines + 1) * g.line + z.lines(lines + 1) * z.line <= most.elements)
     ++lines;
   return lines;
 }
@@ -207,25 +213,26 @@ Tensor correlate(const Correlated<T>& op, const Columns& columns, double* totals
     int64_t& count = split.by_channel ? share.channels : share.filters;
     begin = part * split.per_part;
     count = std::min(split.per_part, count - begin);
-    const auto add = [&](auto g, auto z) {
-      const int64_t step = lines_per_strip(g.layout, z.layout);
+    const auto add = [&](auto g, auto z, StripLimits most) {
+      const int64_t step = lines_per_strip(g.layout, z.layout, most);
       float* own = sums.mutable_data_ptr<float>() + copy * sums.size(1);
       for (int64_t line = share.begin; line < share.end; line += step) {
         correlate_strip(op, columns, share, g, z, line, std::min(line + step, share.end), own);
         if (totals) add_totals(z, columns_total.mutable_data_ptr<double>() + copy * channels);
       }
     };
-    const auto add_as = [&](auto element, bool in_place) {
+    const auto add_as = [&](auto element, bool in_place, StripLimits most) {
       using Strips = Strip<T, decltype(element)>;
       add(Strips(op.g_gather, op.g, share.first_filter, share.filters, pad, 1, in_place),
-          Strips(op.z_gather, op.z, share.first_channel, share.channels, columns.merged ? 0 : pad, 2, in_place));
+          Strips(op.z_gather, op.z, share.first_channel, share.channels, columns.merged ? 0 : pad, 2, in_place),
+          most);
     };
     if constexpr (std::is_same_v<T, BFloat16>)
       if (const MatrixEngine* engine = matrix_engine()) {
         const MatrixTask holds(*engine);
-        return add_as(BFloat16{}, true);
+        return add_as(BFloat16{}, true, of_pairs);
       }
-    add_as(0.0f, false);
+    add_as(0.0f, false, of_floats);
   };
   for_tasks(split.copies * split.parts, true, run);
   if (totals)

@@ -1,4 +1,4 @@
-"""Which engine is faster for a unit: its training ops on random data with each of them, measured once."""
+"""Which engine is faster for a unit: its ops on random data with each of them, measured once."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -14,13 +14,15 @@ from .shape import ConvShape
 
 
 class Problem(NamedTuple):
-    """norm: "batch", "frozen" or "none"; reads_raw: the unit's input is a convolution's raw output."""
+    """norm: "batch", "frozen" or "none"; reads_raw: the unit's input is a convolution's raw output; backward:
+    will there be one?"""
 
     shape: ConvShape
     dtype: torch.dtype
     norm: str
     fold: bool
     reads_raw: bool
+    backward: bool
 
 
 class _Data(NamedTuple):
@@ -44,7 +46,7 @@ def engine(problem: Problem, x: Tensor, own: Sequence[str]) -> str:
     def run(candidate: str) -> None:
         engines.table(own)[conv] = candidate
         with torch.autocast(x.device.type, enabled=False):  # as the unit itself runs
-            _train(problem, candidate, data())
+            _run(problem, candidate, data())
 
     try:
         with gpu.current(x):
@@ -79,14 +81,16 @@ def _data(problem: Problem, device: torch.device) -> _Data:
 
 
 @torch.no_grad()
-def _train(problem: Problem, engine: str, data: _Data) -> None:
-    """Forward and backward of the unit."""
+def _run(problem: Problem, engine: str, data: _Data) -> None:
+    """Forward and, where there is one, backward of the unit."""
     shape = problem.shape
     geometry = Geometry(shape.stride, shape.padding, shape.dilation, shape.groups)
     spec = UnitSpec(geometry, problem.norm, "relu", fold=problem.fold, prologue=engine != engines.LIBRARY)
     params, raw, up = data
     x = unit.read(spec, raw)
     _, saved = unit.forward(spec, params, x)
+    if not problem.backward:
+        return
     need = True, False, False, False
     _, pull = unit.backward(spec, params, saved, unit.read(spec, raw), up, need, True)
     if raw.norm is None:

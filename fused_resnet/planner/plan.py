@@ -91,7 +91,7 @@ def _engines(shapes, norms, fold, x, main) -> tuple[str, ...]:
         else:
             conv = shape.convolution(dtype)
             reads_raw = 0 < i < main and norms[i - 1] == "batch" and not fold[i - 1]
-            problem = measure.Problem(shape, dtype, norms[i], fold[i], reads_raw)
+            problem = measure.Problem(shape, dtype, norms[i], fold[i], reads_raw, torch.is_grad_enabled())
             engine = engines.table(own)[conv] = measure.engine(problem, x, own)
         found.append(engine)
     return tuple(found)
