@@ -17,7 +17,9 @@ struct StripLimits {
 constexpr StripLimits of_floats{208, 98304};
 // 768 KiB; the more pixels are added up at a time, the less often the sums are read and written.
 constexpr StripLimits of_pairs{1024, 393216};
-constexpr int64_t copied_floats = 1048576;    // of all copies of the sums
+constexpr int64_t copied_floats = 1048576; // of all copies of the sums
+constexpr int64_t part_sums = 65536;       // per tap: fewer stay in the second-level cache
+constexpr int64_t least_part = 128;
 constexpr int64_t pad = 16;
 
 // Σ over pixels of g [filters] times what the taps read of z [channels]: sums [filters][taps][channels].
@@ -150,20 +152,21 @@ void add_totals(const Strip<BFloat16, BFloat16>& z, double* totals) {
   }
 }
 
-// How the work is split into tasks: by channels (or filters), and where these are too few by lines, whose sums are
-// kept apart and added up at the end.
+// How the work is split into tasks: by lines, whose sums are kept apart and added up at the end, and by channels (or
+// filters) where sums are too many for that. Parts of a pixel's channels are the worse way: every part reads the whole
+// other operand, and of its own more than it uses, as processors fetch ahead what lies between.
 struct Split {
   Split(const Columns& columns, int64_t filters, int64_t channels, int64_t lines, int64_t work, bool symmetric) {
-    const int64_t tasks = work >= parallel_depth ? tasks_per_thread * at::get_num_threads() : 1;
+    const int64_t threads = at::get_num_threads(), tasks = work >= parallel_depth ? tasks_per_thread * threads : 1;
     by_channel = !columns.merged && channels >= filters;
     const int64_t all = by_channel ? channels : filters, unit = by_channel ? product_kernels().panel : tile_filters;
-    // every part reads the whole other operand, which is nothing beside the products of many taps
-    const int64_t least = symmetric ? all : columns.taps > 1 ? 32 : 128;
+    const int64_t least = symmetric ? all : std::max(least_part, part_sums / std::min(channels, filters));
     per_part = std::clamp(divide_up(all, tasks), std::min(least, all), all);
     per_part = divide_up(per_part, unit) * unit;
     parts = divide_up(all, per_part);
     const int64_t size = filters * columns.taps * columns.padded;
     copies = std::clamp<int64_t>(divide_up(tasks, parts), 1, std::clamp<int64_t>(copied_floats / size, 1, lines));
+    if (parts == 1 && copies > threads) copies -= copies % threads; // no thread waits for the last copy
   }
   int64_t copies, parts, per_part;
   bool by_channel;
