@@ -19,7 +19,6 @@ constexpr StripLimits of_floats{208, 98304};
 constexpr StripLimits of_pairs{1024, 393216};
 constexpr int64_t copied_floats = 1048576; // of all copies of the sums
 constexpr int64_t part_sums = 65536;       // per tap: fewer stay in the second-level cache
-constexpr int64_t least_part = 128;
 constexpr int64_t pad = 16;
 
 // Σ over pixels of g [filters] times what the taps read of z [channels]: sums [filters][taps][channels].
@@ -160,12 +159,13 @@ struct Split {
     const int64_t threads = at::get_num_threads(), tasks = work >= parallel_depth ? tasks_per_thread * threads : 1;
     by_channel = !columns.merged && channels >= filters;
     const int64_t all = by_channel ? channels : filters, unit = by_channel ? product_kernels().panel : tile_filters;
-    const int64_t least = symmetric ? all : std::max(least_part, part_sums / std::min(channels, filters));
-    per_part = std::clamp(divide_up(all, tasks), std::min(least, all), all);
+    const int64_t size = filters * columns.taps * columns.padded;
+    const int64_t most_copies = std::clamp<int64_t>(copied_floats / size, 1, lines);
+    const int64_t wanted = std::max(divide_up(filters * channels, part_sums), divide_up(threads, most_copies));
+    per_part = symmetric ? all : divide_up(all, std::min(wanted, tasks));
     per_part = divide_up(per_part, unit) * unit;
     parts = divide_up(all, per_part);
-    const int64_t size = filters * columns.taps * columns.padded;
-    copies = std::clamp<int64_t>(divide_up(tasks, parts), 1, std::clamp<int64_t>(copied_floats / size, 1, lines));
+    copies = std::min(most_copies, divide_up(tasks, parts));
     if (parts == 1 && copies > threads) copies -= copies % threads; // no thread waits for the last copy
   }
   int64_t copies, parts, per_part;
