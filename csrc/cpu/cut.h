@@ -18,7 +18,7 @@ struct Source {
   Operand<T> operand;
   Tensor weights;
   bool winograd = false; // the weights are packed for winograd.h: [panels][positions][depth][panel width]
-  const float* scale = nullptr; // of the output channels, where weights in pairs (packing.h) do not hold it
+  const float* scale = nullptr; // of the output channels; what has one tap only may have it
 };
 
 constexpr int64_t strip_pixels = 336; // more would push the panel's sums out of the first-level cache
@@ -35,6 +35,13 @@ struct Cut {
   int64_t lines, columns, lines_per_strip, strips, width, channels, panels, groups;
   bool parallel;
 };
+
+// to = (add: +=) from * scale, per column of those that exist.
+inline void add_scaled(const float* from, const float* scale, int64_t pixels, int64_t columns, int64_t width, bool add,
+                       float* to) {
+  for (int64_t i = 0; i < pixels; ++i, from += width, to += width)
+    for (int64_t c = 0; c < columns; ++c) to[c] = (add ? to[c] : 0.0f) + from[c] * scale[c];
+}
 
 // Where the pixels of a strip lie in the result.
 inline std::vector<int64_t> offsets_of(const std::vector<Piece>& pieces, const Placement& placement, int64_t columns) {

@@ -29,17 +29,21 @@ void direct_product(const std::vector<Source<T>>& sources, const Placement& plac
     const int64_t count = static_cast<int64_t>(offsets.size());
     float* sums = scratch(0, count * cut.width);
     for (int64_t panel = cut.panels * group / cut.groups; panel < cut.panels * (group + 1) / cut.groups; ++panel) {
-      bool accumulate = false;
+      bool add = false;
       for (size_t s = 0; s < sources.size(); ++s) {
         const float* weights = sources[s].weights.template const_data_ptr<float>() +
             panel * sources[s].gather.depth() * cut.width;
+        const float* scale = sources[s].scale;
+        float* to = scale ? scratch(3, count * cut.width) : sums;
+        bool accumulate = add && !scale;
         for (const Segment& segment : segments[s]) {
-          kernels.multiply(pixels[s].data(), count, &segment, 1, weights, sums, accumulate);
+          kernels.multiply(pixels[s].data(), count, &segment, 1, weights, to, accumulate);
           weights += segment.depth * cut.width;
-          accumulate = true;
+          accumulate = add = true;
         }
+        if (scale) add_scaled(to, scale + panel * cut.width, count, cut.columns_of(panel), cut.width, s > 0, sums);
       }
-      if (!accumulate) std::fill_n(sums, count * cut.width, 0.0f); // a lattice that no tap reaches
+      if (!add) std::fill_n(sums, count * cut.width, 0.0f); // a lattice that no tap reaches
       store(strip, panel, sums, offsets.data());
     }
   };

@@ -76,16 +76,12 @@ Tensor conv_fprop_dual(const Tensor& x, const Tensor& weight, const OptionalTens
     const Tensor n = check_vectors<float>(norm, 4, conv.filters, "norm");
     const Tensor m = check_vectors<float>(shortcut_norm, 4, conv.filters, "shortcut_norm");
     const Read<T> read = read_activation<T>(x, x_norm, x_act);
-    // both scales go into the weights, so that the two products add up in one set of accumulators
     const Affines shifts{at::stack({at::ones_like(n[3]), n[3] + m[3]}), true};
-    const auto scaled = [](const Gather& gather, const Operand<T>& operand, const Tensor& w, const float* scale) {
-      // but for bf16, which would round them
-      return packing<T>() == Packing::floats
-          ? Source<T>{gather, operand, pack_filters(w, scale)}
-          : Source<T>{gather, operand, pack_filters(w, nullptr, Packing::pairs), false, scale};
+    const auto scaled = [](const Convolution& c, const Operand<T>& operand, const Tensor& w, const float* scale) {
+      return Source<T>{fprop_gather(c), operand, packed_filters(w, false, packing<T>()), false, scale};
     };
-    std::vector<Source<T>> sources{scaled(fprop_gather(conv), read.operand, weight, row(n, 2)),
-                                   scaled(fprop_gather(added), {data<T>(shortcut_x)}, shortcut_weight, row(m, 2))};
+    std::vector<Source<T>> sources{scaled(conv, read.operand, weight, row(n, 2)),
+                                   scaled(added, {data<T>(shortcut_x)}, shortcut_weight, row(m, 2))};
     if (sources[0].gather.cols.out != sources[1].gather.cols.out) { // both in images: a strip is of the same pixels
       sources[0].gather = sources[1].gather;
       sources[0].gather.channels = conv.channels;

@@ -125,13 +125,6 @@ class MatrixOperand {
   std::vector<int64_t> line_rows_;
 };
 
-// to = (add: +=) from * scale, per column of those that exist.
-inline void add_scaled(const float* from, const float* scale, int64_t pixels, int64_t columns, int64_t width, bool add,
-                       float* to) {
-  for (int64_t i = 0; i < pixels; ++i, from += width, to += width)
-    for (int64_t c = 0; c < columns; ++c) to[c] = (add ? to[c] : 0.0f) + from[c] * scale[c];
-}
-
 template <class Store>
 void matrix_product(const std::vector<Source<BFloat16>>& sources, const Placement& placement, const Cut& cut,
                     const Store& store) {

@@ -103,15 +103,14 @@ Tensor pack_winograd_transposed(const Tensor& weight) {
   });
 }
 
-Tensor pack_filters(const Tensor& weight, const float* scale, Packing packing) {
+Tensor pack_filters(const Tensor& weight, Packing packing) {
   const Tensor dense = weight.contiguous(at::MemoryFormat::ChannelsLast);
   const int64_t depth = dense.numel() / dense.size(0);
   return pack_from(dense, "weight", [&](auto* from) {
     const auto fill = [=](int64_t first, int64_t count, float* to, int64_t width) {
       for (int64_t k = 0; k < count; ++k) {
         const auto* filter = from + (first + k) * depth;
-        const float factor = scale ? scale[first + k] : 1.0f;
-        for (int64_t d = 0; d < depth; ++d) to[d * width + k] = widened(filter[d]) * factor;
+        for (int64_t d = 0; d < depth; ++d) to[d * width + k] = widened(filter[d]);
       }
     };
     return pack(dense.size(0), depth / dense.size(1), dense.size(1), packing, fill);
@@ -122,7 +121,7 @@ Tensor packed_filters(const Tensor& weight, bool winograd, Packing packing) {
   // whether it is packed for Winograd depends on the image, too: either form of one weight may be wanted
   const int kind = winograd ? 1 : packing == Packing::pairs ? 2 : 0;
   return packed_once(weight, kind + 4 * static_cast<int>(product_kernels().panel), [=](const Tensor& w) {
-    return winograd ? pack_winograd(w) : pack_filters(w, nullptr, packing);
+    return winograd ? pack_winograd(w) : pack_filters(w, packing);
   });
 }
 

@@ -17,13 +17,13 @@ Packing packing() {
   return std::is_same_v<T, BFloat16> && matrix_engine() ? Packing::pairs : Packing::floats;
 }
 
-// weight [K, C, R, S] for a product over (tap row, tap column, C); rows multiplied by `scale` [K] where it is not null.
-Tensor pack_filters(const Tensor& weight, const float* scale = nullptr, Packing packing = Packing::floats);
+// weight [K, C, R, S] for a product over (tap row, tap column, C).
+Tensor pack_filters(const Tensor& weight, Packing packing = Packing::floats);
 
 // The same for winograd.h, 3x3 filters: [panels][positions][C][panel width].
 Tensor pack_winograd(const Tensor& weight);
 
-// Any of them, without a scale, and kept while the weight stays as it is (pack_cache.h).
+// Either of them, kept while the weight stays as it is (pack_cache.h).
 Tensor packed_filters(const Tensor& weight, bool winograd = false, Packing packing = Packing::floats);
 
 // The same for the gradient of the input: output channels are C, the product is over (tap row, tap column, K).
