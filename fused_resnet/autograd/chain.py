@@ -31,10 +31,16 @@ def forward(spec: ChainSpec, x, residual, params: list[UnitParams], projection: 
     operand, saved = Operand(x), []
     for unit_spec, unit_params in zip(spec.units[:-1], params[:-1], strict=True):
         operand, kept = unit.forward(unit_spec, unit_params, unit.read(unit_spec, operand))
-        saved.append(kept)
+        saved.append(_to_keep(spec, kept))
     operand = unit.read(spec.units[-1], operand)
     out, kept, kept_projection = _tail(spec, x, operand, residual, params[-1], projection)
-    return out, [*saved, kept], kept_projection
+    if kept_projection is not None:
+        kept_projection = _to_keep(spec, kept_projection)
+    return out, [*saved, _to_keep(spec, kept)], kept_projection
+
+
+def _to_keep(spec: ChainSpec, saved: Saved) -> Saved:
+    return drop_recomputable(saved) if spec.recompute else saved
 
 
 def _tail(spec: ChainSpec, x, operand, residual, params: UnitParams, projection: UnitParams | None):
@@ -111,9 +117,9 @@ def _tail_upstream(spec, params, read, dout, out, saved: Saved, kept_projection:
     return Upstream(g, own), Upstream(g, projection_sums)
 
 
-def _shortcut_gradient(spec, g, x, projection_pull, need_x):
+def _shortcut_gradient(spec, g, x, projection_pull):
     """Gradient that reaches the block's input on the shortcut."""
-    if not need_x or spec.shortcut in ("none", "tensor"):
+    if spec.shortcut in ("none", "tensor"):
         return None
     if spec.shortcut == "identity":
         return g
@@ -125,19 +131,25 @@ def _shortcut_gradient(spec, g, x, projection_pull, need_x):
 
 
 def backward(
-    spec: ChainSpec, dout, out, x, params, saved, projection, kept_projection, need_x, needs, need_projection
+    spec: ChainSpec, dout, out, x, params, saved, projection, kept_projection, need, needs, need_projection
 ):
     """Gradients of a chain.
 
-    Args: needs, need_projection: per unit, which of its first four tensors need a gradient.
-    Returns: dx or None, g (the residual's gradient), per-unit gradients, the projection's gradients.
+    Here a training step's memory is at its peak: a tensor that has been read for the last time is let go of.
+
+    Args: need: whether x and the residual need a gradient; needs, need_projection: per unit, which of its
+    first four tensors do.
+    Returns: dx or None, the residual's gradient or None, per-unit gradients, the projection's gradients.
     """
-    operands = _operands(spec, x, saved)
+    need_x, need_residual = need
+    if spec.recompute:
+        saved, kept_projection = rerun(spec, x, params, saved, projection, kept_projection)
+    saved, operands = list(saved), _operands(spec, x, saved)
     wanted = need_x or any(any(n) for n in needs)
     read = unit.read(spec.units[-1], operands[-1]) if wanted else None
+    dout = dout.contiguous(memory_format=layout(out))
     up, projection_up = _tail_upstream(spec, params[-1], read, dout, out, saved[-1], kept_projection)
-    g_tail, grads = up.g, [[None] * 4 for _ in params]
-    projection_grads, projection_pull = [None] * 4, None
+    grads, projection_grads, projection_pull = [[None] * 4 for _ in params], [None] * 4, None
     if spec.shortcut == "projection" and (need_x or any(need_projection)):
         projection_grads, projection_pull = unit.backward(
             spec.projection,
@@ -148,22 +160,29 @@ def backward(
             need_projection,
             need_x,
         )
-    dx = _shortcut_gradient(spec, g_tail, x, projection_pull, need_x)
+    g = up.g if need_x and spec.shortcut in ("identity", "pad") else None
+    dx, residual_grad = None, up.g if need_residual else None
+    dout = kept_projection = projection_up = None
     for i in reversed(range(len(params))):
         below = need_x or any(any(n) for n in needs[:i])
         if not below and not any(needs[i]):
             break
-        if i < len(params) - 1:
-            read = unit.read(spec.units[i], operands[i])
-        grads[i], pull = unit.backward(spec.units[i], params[i], saved[i], read, up, needs[i], below)
+        operand = operands.pop()
+        if read is None:
+            read = unit.read(spec.units[i], operand)
+        grads[i], pull = unit.backward(spec.units[i], params[i], saved.pop(), read, up, needs[i], below)
+        up = None
         if not below:
             break
         if i == 0:
-            dx = unit.input_gradient(spec.units[0], pull, read, dx)
-        elif operands[i].norm is not None:
-            up = unit.input_gradient_reduce(spec.units[i], pull, read, operands[i])
+            shortcut = _shortcut_gradient(spec, g, x, projection_pull)
+            g = projection_pull = None
+            dx = unit.input_gradient(spec.units[0], pull, read, shortcut)
+        elif operand.norm is not None:
+            up = unit.input_gradient_reduce(spec.units[i], pull, read, operand)
         else:
             dz = unit.input_gradient(spec.units[i], pull, read, None)
             before = spec.units[i - 1].act
             up = Upstream(*ops.bn_act_bwd_reduce(dz, None, None, read.tensor, None, None, before))
-    return dx, g_tail, grads, projection_grads
+        dz = operand = read = pull = None
+    return dx, residual_grad, grads, projection_grads

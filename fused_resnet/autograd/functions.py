@@ -13,7 +13,7 @@ from torch.amp import autocast, is_autocast_available
 from torch.autograd import Function
 
 from . import chain, double_backward, inference, stem
-from .spec import PARAMS, ChainSpec, Saved, UnitParams, layout, take, without_running_statistics
+from .spec import PARAMS, ChainSpec, Saved, UnitParams, take, without_running_statistics
 
 
 def _without_autocast(device_type):
@@ -55,8 +55,6 @@ class _Chain(Function):
     @staticmethod
     def forward(ctx, spec: ChainSpec, x, residual, *tensors):
         out, units, saved = _Chain.compute(spec, x, residual, *tensors)
-        if spec.recompute:
-            saved = [chain.drop_recomputable(s) for s in saved]
         ctx.spec = spec
         kept = (t for record in (*map(without_running_statistics, units), *saved) for t in record)
         ctx.save_for_backward(out, x, residual, *kept)
@@ -85,10 +83,7 @@ class _Chain(Function):
         projection, kept_projection, need_projection = None, None, (False,) * 4
         if spec.projection is not None:
             projection, kept_projection, need_projection = units[main], saved[main], needs[main]
-        if spec.recompute:
-            kept, kept_projection = chain.rerun(spec, x, params, kept, projection, kept_projection)
-        dout = dout.contiguous(memory_format=layout(out))
-        dx, g, grads, projection_grads = chain.backward(
+        dx, residual_grad, grads, projection_grads = chain.backward(
             spec,
             dout,
             out,
@@ -97,13 +92,13 @@ class _Chain(Function):
             kept,
             projection,
             kept_projection,
-            need[1],
+            need[1:3],
             needs[:main],
             need_projection,
         )
         every = grads if projection is None else [*grads, projection_grads]
         flat = [t for unit_grads in every for t in (*unit_grads, None, None)]
-        return None, dx if need[1] else None, g if need[2] else None, *flat
+        return None, dx, residual_grad, *flat
 
 
 class ConvBNAct(_Chain):

@@ -227,7 +227,8 @@ def folded_backward(spec, params, saved, x, up: Upstream, need, below):
     p, count, dtype = _matrix(p), max(_rows(up.g), 1), up.g.dtype
     weight, sg = cast(_matrix(cast(params.weight, dtype)), p.dtype), up.sums[0]
     mean = saved.in_mean if saved.sync_mean is None else saved.sync_mean
-    centred = torch.addr(p, sg, mean, alpha=-1)
+    # p is this function's own, and as large as the weight: what follows is done in its place
+    centred = p.addr_(sg, mean, alpha=-1) if spec.group is None else torch.addr(p, sg, mean, alpha=-1)
     sgx = (centred * weight).sum(1).mul_(saved.norm[1])
     sums = torch.stack((sg, sgx))
     synced = sums if spec.group is None else all_reduce_sums(sums, saved.share, spec.group)
@@ -239,7 +240,7 @@ def folded_backward(spec, params, saved, x, up: Upstream, need, below):
         if spec.group is not None:
             gram = torch.addr(gram, saved.in_mean - mean, saved.in_mean, alpha=count)
             centred = torch.addr(p, synced[0], saved.in_mean, alpha=-1)
-        weight_grad = torch.addmm(a * centred, scaled, gram).view(params.weight.shape)
+        weight_grad = centred.mul_(a).addmm_(scaled, gram).view(params.weight.shape)
     pull = None
     if below:
         # the constant term is taken from the rounded matrices, so that rounding them leaves no bias behind

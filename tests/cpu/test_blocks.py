@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from torch import nn
 
+import fused_resnet
 from fused_resnet import use_backend
+from fused_resnet.analysis import peak_activation_bytes
 from fused_resnet.backends import observe
+from fused_resnet.models import BasicBlock, Bottleneck
 from tests import test_blocks as blocks
 from tests.cpu.problems import threads
 from tests.cpu.test_threads import images, network
@@ -53,3 +57,40 @@ def test_bf16_autocast(case, mode):
 def test_network(count, memory):
     with threads(count):
         check(away_from_kinks(network(), images()), [images()], memory=memory, pooled=True)
+
+
+def projection(channels):
+    return nn.Sequential(nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
+
+
+# The most that is alive at once, in units of M*C (C the inner width):
+# - basic block: out, y1, g, g1 and dx;
+# - bottleneck: out 4, y1, g 4, g1 and dx 4;
+# - with a projection: out 4, y1, the projection's y 4, g 4, g1 and the shortcut's gradient 4;
+# and y2, where the graph holds it. The copy of a gradient that arrives in another layout is gone by then.
+PEAKS = (
+    (lambda: BasicBlock(16, 16), 16, {"speed": 6, "balanced": 6, "min": 5}),
+    (lambda: Bottleneck(64, 16), 64, {"balanced": 15, "min": 14}),
+    (lambda: Bottleneck(64, 16, downsample=projection(64)), 64, {"balanced": 19, "min": 18}),
+)
+
+
+@pytest.mark.parametrize("memory_format", (torch.channels_last, torch.contiguous_format), ids=str)
+@pytest.mark.parametrize(
+    ("build", "channels", "memory", "units"),
+    [(build, channels, memory, n) for build, channels, peaks in PEAKS for memory, n in peaks.items()],
+)
+def test_peak_memory(build, channels, memory, units, memory_format):
+    module = fused_resnet.fuse(build().to(memory_format=torch.channels_last), memory=memory)
+    x = torch.randn(4, channels, 32, 32).to(memory_format=torch.channels_last).requires_grad_()
+    dout = torch.randn(4, channels, 32, 32).to(memory_format=memory_format)
+
+    def step():
+        x.grad = None
+        module(x).backward(dout)
+
+    with use_backend("cpu"):
+        peak = peak_activation_bytes(step, module.parameters())
+    unit = 4 * 32 * 32 * 16 * x.itemsize
+    print(f"{peak / unit:.2f} of {units} units")
+    assert peak <= (units + 0.5) * unit
