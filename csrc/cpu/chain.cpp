@@ -2,6 +2,7 @@
 // between the convolutions waits in windows that stay in the core's own cache.
 #include "chain_plan.h"
 #include "convolution.h"
+#include "direct.h"
 #include "packing.h"
 #include "window.h"
 
@@ -38,30 +39,12 @@ struct Block {
   float floor;
 };
 
-// What panels of sums add up: pixels times packed weights, these times `scale` per channel where it is not null.
-struct Factor {
-  std::vector<const float*> pixels;
-  std::vector<Segment> segments;
-  const float *weights, *scale;
-  int64_t depth;
-};
-
-// The same for winograd.h: its tiles, whose lines and pixels are `line` and `step` floats apart.
+// What is multiplied in Winograd's way (winograd.h): its tiles, whose lines and pixels are `line` and `step` floats apart.
 struct Tiles : WinogradTiles {
   int64_t line, step;
   const float* weights;
   int64_t depth;
 };
-
-// [depth][width] times scale, of which `columns` exist; weights behind them are 0 already.
-const float* scaled(const float* weights, int64_t depth, const float* scale, int64_t columns, int64_t width,
-                    float* to) {
-  for (int64_t d = 0; d < depth; ++d, weights += width) {
-    for (int64_t c = 0; c < columns; ++c) to[d * width + c] = weights[c] * scale[c];
-    std::fill(to + d * width + columns, to + (d + 1) * width, 0.0f);
-  }
-  return to;
-}
 
 // to[count][filters] = the epilogue of sums(panel, columns); `to` and `epilogue` are given from the first panel on.
 template <class T, class Sums>
@@ -80,21 +63,9 @@ void store_panels(int64_t filters, Output<T> to, ForwardEpilogue<T> epilogue, co
 template <class T>
 void multiply(const std::vector<Factor>& factors, int64_t filters, const Output<T>& to,
               const ForwardEpilogue<T>& epilogue) {
-  const ProductKernels& kernels = product_kernels();
-  const int64_t width = kernels.panel;
-  float *sums = scratch(0, (to.count + longest_run) * width), *own = sums + to.count * width;
+  float* sums = scratch(0, 2 * to.count * product_kernels().panel);
   store_panels(filters, to, epilogue, [&](int64_t panel, int64_t columns) {
-    bool accumulate = false;
-    for (const Factor& factor : factors) {
-      const float* weights = factor.weights + panel * width * factor.depth;
-      for (const Segment& segment : factor.segments) {
-        const float* read = weights;
-        if (factor.scale) read = scaled(weights, segment.depth, factor.scale + panel * width, columns, width, own);
-        kernels.multiply(factor.pixels.data(), to.count, &segment, 1, read, sums, accumulate);
-        weights += segment.depth * width;
-        accumulate = true;
-      }
-    }
+    multiply_panel(factors, panel, to.count, columns, sums);
     return sums;
   });
 }
@@ -202,7 +173,6 @@ class Task {
     multiply(factors_, link.conv.filters, to, epilogue);
   }
 
-  // Both scales go into the weights, so that the products add up in one set of accumulators.
   void add_projection(RowRange rows) {
     const Link& link = *block_.projection;
     const int64_t first = image_ * link.conv.out[0];

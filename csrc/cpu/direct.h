@@ -7,43 +7,56 @@ namespace fused_resnet {
 
 constexpr int64_t longest_run = 384; // floats of a pixel: six of them and a panel's weights fit the first-level cache
 
+// One of the matrices that are multiplied and added up: rows of pixels, packed weights of `depth` rows per panel.
+struct Factor {
+  std::vector<const float*> pixels;
+  std::vector<Segment> segments;
+  const float *weights, *scale; // scale: of Source
+  int64_t depth;
+};
+
+// sums [count][width] of a panel, of which `columns` exist; behind them there is room for as many.
+inline void multiply_panel(const std::vector<Factor>& factors, int64_t panel, int64_t count, int64_t columns,
+                           float* sums) {
+  const ProductKernels& kernels = product_kernels();
+  const int64_t width = kernels.panel;
+  bool add = false;
+  for (const Factor& factor : factors) {
+    const float* weights = factor.weights + panel * factor.depth * width;
+    float* to = factor.scale ? sums + count * width : sums;
+    bool accumulate = add && !factor.scale;
+    for (const Segment& segment : factor.segments) {
+      kernels.multiply(factor.pixels.data(), count, &segment, 1, weights, to, accumulate);
+      weights += segment.depth * width;
+      accumulate = true;
+    }
+    if (factor.scale) add_scaled(to, factor.scale + panel * width, count, columns, width, add, sums);
+    add = add || !factor.segments.empty();
+  }
+  if (!add) std::fill_n(sums, count * width, 0.0f); // a lattice that no tap reaches
+}
+
 // store(strip, panel, sums [pixels][width], offsets [pixels])
 template <class T, class Store>
 void direct_product(const std::vector<Source<T>>& sources, const Placement& placement, const Cut& cut,
                     const Store& store) {
-  const ProductKernels& kernels = product_kernels();
   const auto task = [&](int64_t index) {
     const int64_t strip = index / cut.groups, group = index % cut.groups;
-    const int64_t begin = cut.begin(strip), end = cut.begin(strip + 1);
     std::vector<Strip<T>> strips;
-    std::vector<std::vector<Segment>> segments;
-    std::vector<std::vector<const float*>> pixels(sources.size());
+    std::vector<Factor> factors;
     for (size_t s = 0; s < sources.size(); ++s) {
       const Source<T>& source = sources[s];
       strips.emplace_back(source.gather, source.operand, 0, source.gather.channels, 0, static_cast<int>(1 + s), true);
-      strips[s].load(begin, end);
-      segments.push_back(strips[s].layout.segments(longest_run));
-      strips[s].pixels(pixels[s]);
+      strips[s].load(cut.begin(strip), cut.begin(strip + 1));
+      factors.push_back({{}, strips[s].layout.segments(longest_run), source.weights.template const_data_ptr<float>(),
+                         source.scale, source.gather.depth()});
+      strips[s].pixels(factors[s].pixels);
     }
     const std::vector<int64_t> offsets = offsets_of(strips[0].pieces, placement, cut.columns);
     const int64_t count = static_cast<int64_t>(offsets.size());
-    float* sums = scratch(0, count * cut.width);
+    float* sums = scratch(0, 2 * count * cut.width);
     for (int64_t panel = cut.panels * group / cut.groups; panel < cut.panels * (group + 1) / cut.groups; ++panel) {
-      bool add = false;
-      for (size_t s = 0; s < sources.size(); ++s) {
-        const float* weights = sources[s].weights.template const_data_ptr<float>() +
-            panel * sources[s].gather.depth() * cut.width;
-        const float* scale = sources[s].scale;
-        float* to = scale ? scratch(3, count * cut.width) : sums;
-        bool accumulate = add && !scale;
-        for (const Segment& segment : segments[s]) {
-          kernels.multiply(pixels[s].data(), count, &segment, 1, weights, to, accumulate);
-          weights += segment.depth * cut.width;
-          accumulate = add = true;
-        }
-        if (scale) add_scaled(to, scale + panel * cut.width, count, cut.columns_of(panel), cut.width, s > 0, sums);
-      }
-      if (!add) std::fill_n(sums, count * cut.width, 0.0f); // a lattice that no tap reaches
+      multiply_panel(factors, panel, count, cut.columns_of(panel), sums);
       store(strip, panel, sums, offsets.data());
     }
   };
