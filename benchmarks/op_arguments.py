@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,6 +57,19 @@ def _folded(s: Sizes) -> tuple:
     return s.activation(widen=4), weight_g, s.activation(), s.vectors(4), "relu", weight_x, bias
 
 
+def _folded_vectors(s: Sizes) -> dict[str, tuple]:
+    """Arguments of the ops on vectors and small matrices of the same convolution."""
+    c, out = s.channels, replace(s, channels=4 * s.channels)
+    weight, p, count = s.weight(4 * c, c, 1, 1), s.weight(4 * c, c, 1, 1).float(), float(s.batch * s.size**2)
+    mean, gram = s.vectors(), s.vectors(c)
+    return {
+        "folded_stats": (weight, mean, gram, count),
+        "folded_sums": (p, out.vectors(1), weight, out.vectors(4), mean),
+        "folded_wgrad": (p, out.vectors(2), out.vectors(3), weight, mean, gram),
+        "folded_matrices": (weight, out.vectors(2), out.vectors(3), mean, count),
+    }
+
+
 def _weight(s: Sizes) -> Tensor:
     return s.weight(s.channels, s.channels, 3, 3)
 
@@ -92,4 +105,8 @@ ARGUMENTS: dict[str, Callable[[Sizes], tuple]] = {
     "gram": lambda s: (s.activation(), s.vectors(4), "relu", ONE),
     "folded_dgrad": lambda s: (*_folded(s), ONE, s.activation()),
     "folded_dgrad_reduce": _folded,
+    "folded_stats": lambda s: _folded_vectors(s)["folded_stats"],
+    "folded_sums": lambda s: _folded_vectors(s)["folded_sums"],
+    "folded_wgrad": lambda s: _folded_vectors(s)["folded_wgrad"],
+    "folded_matrices": lambda s: _folded_vectors(s)["folded_matrices"],
 }  # fmt: skip

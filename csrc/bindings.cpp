@@ -7,6 +7,7 @@
 #include "cpu/matrix_engine.h"
 #include "cpu/ops.h"
 #include "cpu/pack_cache.h"
+#include "cpu/replay.h"
 #include "cpu/rows.h"
 #ifdef FUSED_RESNET_WITH_CUDA
 #include "cuda/build_info.h"
@@ -46,6 +47,15 @@ std::vector<int64_t> chunk_offsets(int64_t pixels, int64_t channels) {
   return offsets;
 }
 
+void bind_recording(py::module_& m) {
+  using fused_resnet::Recording;
+  py::class_<Recording>(m, "Recording")
+      .def(py::init<const py::tuple&>(), arg("inputs"))
+      .def("add", &Recording::add, arg("name"), arg("arguments"), arg("result"), arg("written"))
+      .def("finish", &Recording::finish, arg("outputs"))
+      .def("replay", &Recording::replay, arg("inputs"));
+}
+
 } // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
@@ -56,7 +66,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("use_matrix_engine", &use_matrix_engine, arg("name"));
   m.def("use_product_kernels", &use_product_kernels, arg("name"));
   m.def("chunk_offsets", &chunk_offsets, arg("pixels"), arg("channels"));
-  op(m, "kept_cast", &kept_cast, arg("weight"), arg("dtype"));
+  fused_resnet::op(m, "kept_cast", &kept_cast, arg("weight"), arg("dtype"));
+  const auto op = [](py::module_& module, const char* name, auto function, auto... args) {
+    fused_resnet::op(module, name, function, args...);
+    recordable_ops()[name] = recordable(function);
+  };
   op(m, "bn_stats", &bn_stats, arg("y"));
   op(m, "bn_finalize", &bn_finalize, arg("mean"), arg("var"), arg("weight"), arg("bias"), arg("eps"));
   op(m, "bn_update_running", &bn_update_running, arg("running_mean"), arg("running_var"), arg("mean"), arg("var"),
@@ -90,12 +104,19 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
      arg("weight_x"), arg("bias"), arg("stride"), arg("residual"));
   op(m, "folded_dgrad_reduce", &folded_dgrad_reduce, arg("g"), arg("weight_g"), arg("x"), arg("x_norm"), arg("x_act"),
      arg("weight_x"), arg("bias"));
+  op(m, "folded_stats", &folded_stats, arg("weight"), arg("mean"), arg("gram"), arg("count"));
+  op(m, "folded_sums", &folded_sums, arg("p"), arg("sums"), arg("weight"), arg("norm"), arg("mean"));
+  op(m, "folded_wgrad", &folded_wgrad, arg("p"), arg("sums"), arg("dnorm"), arg("weight"), arg("mean"),
+     arg("gram"));
+  op(m, "folded_matrices", &folded_matrices, arg("weight"), arg("sums"), arg("dnorm"), arg("mean"), arg("count"));
   op(m, "conv_chain_fprop", &conv_chain_fprop, arg("x"), arg("weights"), arg("biases"), arg("norms"), arg("strides"),
      arg("paddings"), arg("dilations"), arg("groups"), arg("projection_weight"), arg("projection_norm"),
      arg("projection_stride"), arg("residual"), arg("act"));
-  op(m, "conv_chain_fprop_cut", &conv_chain_fprop_cut, arg("x"), arg("weights"), arg("biases"), arg("norms"),
-     arg("strides"), arg("paddings"), arg("dilations"), arg("groups"), arg("projection_weight"),
-     arg("projection_norm"), arg("projection_stride"), arg("residual"), arg("act"), arg("rows"), arg("parts"));
+  fused_resnet::op(m, "conv_chain_fprop_cut", &conv_chain_fprop_cut, arg("x"), arg("weights"), arg("biases"),
+                   arg("norms"), arg("strides"), arg("paddings"), arg("dilations"), arg("groups"),
+                   arg("projection_weight"), arg("projection_norm"), arg("projection_stride"), arg("residual"),
+                   arg("act"), arg("rows"), arg("parts"));
+  bind_recording(m);
 #ifdef FUSED_RESNET_WITH_CUDA
   py::module_ on_gpu = m.def_submodule("cuda");
   m.def("has_cuda_code", &has_cuda_code);

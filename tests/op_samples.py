@@ -303,6 +303,35 @@ def folded_dgrad_reduce(make):
         yield g, weight_g, x, make.norm(4), act, weight_x, bias
 
 
+def _moments(make, channels):
+    """Mean and centred moments of some rows."""
+    z = make.vector(20, channels)
+    centred = z - z.mean(0)
+    return z.mean(0), centred.t() @ centred
+
+
+def folded_stats(make):
+    for k, c in ((6, 4), (3, 1)):
+        yield make.weight(k, c, 1, 1), *_moments(make, c), 20.0
+
+
+def folded_sums(make):
+    for rows, k, c in ((1, 6, 4), (2, 3, 5)):
+        vectors = make.vector(rows, k), make.weight(k, c, 1, 1), make.norm(k), make.vector(c)
+        yield make.vector(k, c, 1, 1), *vectors
+
+
+def folded_wgrad(make):
+    for k, c in ((6, 4), (3, 1)):
+        vectors = make.vector(2, k), make.vector(3, k), make.weight(k, c, 1, 1)
+        yield make.vector(k, c, 1, 1), *vectors, *_moments(make, c)
+
+
+def folded_matrices(make):
+    for k, c in ((6, 4), (3, 1)):
+        yield make.weight(k, c, 1, 1), make.vector(2, k), make.vector(3, k), make.vector(c), 30.0
+
+
 SAMPLES = {
     f.__name__: f
     for f in (
@@ -327,5 +356,9 @@ SAMPLES = {
         gram,
         folded_dgrad,
         folded_dgrad_reduce,
+        folded_stats,
+        folded_sums,
+        folded_wgrad,
+        folded_matrices,
     )
 }

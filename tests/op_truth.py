@@ -201,3 +201,35 @@ def folded_dgrad_reduce(g, weight_g, x, x_norm, x_act, weight_x, bias):
     dz = folded_dgrad(g, weight_g, x, x_norm, x_act, weight_x, bias, (1, 1), None)
     g = _input_gradient(batch_norm(x, x_norm), lambda z: activate(z, x_act), dz)
     return g, torch.stack(_affine_gradients(x, x_norm, g))
+
+
+def _convolved(weight, mean, gram):
+    """Mean and centred moments of a 1x1 convolution's output, from those of what it reads."""
+    w = weight.flatten(1)
+    return F.linear(mean, w), torch.einsum("kc,cd,ld->kl", w, gram, w)
+
+
+def folded_stats(weight, mean, gram, count):
+    out_mean, out_gram = _convolved(weight, mean, gram)
+    return out_mean, out_gram.diagonal() / count
+
+
+def folded_sums(p, sums, weight, norm, mean):
+    """Σg·xhat with Σg·y = Σ W*P over a filter."""
+    out_mean = F.linear(mean, weight.flatten(1))
+    projected = (weight * p).sum((1, 2, 3)) - sums[0] * out_mean
+    return torch.stack((sums[0], norm[1] * projected))
+
+
+def folded_wgrad(p, sums, dnorm, weight, mean, gram):
+    """Σ dy zᵀ about the mean, of dy = a*g + b*y + c."""
+    a, b, _ = (row[:, None] for row in dnorm)
+    of_g, of_y = p.flatten(1) - torch.outer(sums[0], mean), F.linear(weight.flatten(1), gram)
+    return (a * of_g + b * of_y).view_as(p)
+
+
+def folded_matrices(weight, sums, dnorm, mean, count):
+    a, b, _ = dnorm
+    weight_g = torch.diag(a) @ weight.flatten(1)
+    weight_x = weight.flatten(1).t() @ torch.diag(b) @ weight.flatten(1)
+    return weight_g, weight_x, -F.linear(sums[0] / count, weight_g.t()) - F.linear(mean, weight_x.t())

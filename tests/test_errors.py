@@ -75,6 +75,8 @@ OTHER_DTYPES = (
     ("bn_act_bwd_apply", "dnorm"),
     ("bn_bwd_finalize", "sums"),
     ("folded_dgrad", "weight_x"),
+    ("folded_stats", "gram"),
+    ("folded_wgrad", "dnorm"),
     ("bn_act_maxpool_bwd_reduce", "dout"),
 )
 
@@ -108,6 +110,7 @@ BAD_VALUES = (
     ("conv_wgrad_masked", {"stride": [2, 2]}, "dout: expected shape"),
     ("gram", {"stride": [0, 1]}, "stride: expected"),
     ("folded_dgrad", {"stride": [2, 2]}, "g: expected shape"),
+    ("folded_stats", {"weight": torch.zeros(6, 4, 3, 3)}, "weight: expected a 1x1 kernel"),
     ("bn_act", {"act": ""}, "act: expected one of"),
     ("bn_act_bwd_reduce", {"norm": None}, "norm: expected"),
     ("bn_act_bwd_reduce", {"y": None, "norm": None}, "out: expected a tensor"),

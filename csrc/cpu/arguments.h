@@ -35,7 +35,8 @@ template <class A>
 Tensor check_vectors(const Tensor& t, int64_t rows, int64_t channels, const char* name) {
   TORCH_CHECK(t.device().is_cpu() && t.numel() == rows * channels && t.size(-1) == channels, name, ": expected ",
               rows, " vectors of ", channels, " channels on the CPU, got sizes ", t.sizes(), " on ", t.device());
-  return t.to(c10::CppTypeToScalarType<A>::value).contiguous();
+  constexpr at::ScalarType dtype = c10::CppTypeToScalarType<A>::value;
+  return t.scalar_type() == dtype ? t.contiguous() : t.to(dtype).contiguous(); // a call of `to` takes its time
 }
 
 template <class A>

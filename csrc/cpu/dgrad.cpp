@@ -61,8 +61,12 @@ std::tuple<Tensor, Tensor> gradient(const std::vector<Part<T>>& parts, at::IntAr
             });
   }
   if (!reduce) return {dx, Tensor()};
-  partial = partial.permute({0, 2, 1, 3}).reshape({strips, 2, padded}).narrow(2, 0, channels).contiguous();
-  return {dx, finish_sums<float>(partial, channels, {row(finish.x_norm, 1)})};
+  const Tensor sums = at::empty({strips, 2, channels}, at::kDouble);
+  double* sum = sums.mutable_data_ptr<double>();
+  for (int64_t strip = 0; strip < strips; ++strip, reduced += 2 * padded)
+    for (int64_t vector = 0; vector < 2; ++vector)
+      for (int64_t c = 0; c < channels; ++c) *sum++ = reduced[(2 * (c / width) + vector) * width + c % width];
+  return {dx, finish_sums<float>(sums, channels, {row(finish.x_norm, 1)})};
 }
 
 template <class T>

@@ -84,6 +84,18 @@ std::tuple<Tensor, Tensor> folded_dgrad_reduce(const Tensor& g, const Tensor& we
                                                const Tensor& x_norm, const std::string& x_act, const Tensor& weight_x,
                                                const Tensor& bias);
 
+// Of Gram-folded units, on vectors and small matrices.
+
+std::tuple<Tensor, Tensor> folded_stats(const Tensor& weight, const Tensor& mean, const Tensor& gram, double count);
+
+Tensor folded_sums(const Tensor& p, const Tensor& sums, const Tensor& weight, const Tensor& norm, const Tensor& mean);
+
+Tensor folded_wgrad(const Tensor& p, const Tensor& sums, const Tensor& dnorm, const Tensor& weight, const Tensor& mean,
+                    const Tensor& gram);
+
+std::tuple<Tensor, Tensor, Tensor> folded_matrices(const Tensor& weight, const Tensor& sums, const Tensor& dnorm,
+                                                   const Tensor& mean, double count);
+
 // A block of convolutions, depth first where that is faster.
 Tensor conv_chain_fprop(const Tensor& x, const std::vector<Tensor>& weights, const std::vector<OptionalTensor>& biases,
                         const std::vector<OptionalTensor>& norms, const std::vector<int64_t>& strides,

@@ -3,16 +3,17 @@
 import torch
 import torch.nn.functional as F
 
+from ..ops.registry import copied, laid_out
 from ..ops.registry import unchecked as ops
 from . import unit
-from .spec import ChainSpec, Operand, Saved, UnitParams, layout
+from .spec import ChainSpec, Operand, Saved, UnitParams
 from .unit import Upstream
 
 
 def pad_shortcut(x, stride, channels):
     """Option A of He et al. 2015: the subsampled input with zero channels appended, laid out as x."""
     padded = F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, channels - x.shape[1]))
-    return padded.contiguous(memory_format=layout(x))
+    return laid_out(padded, x)
 
 
 def given_shortcut(spec: ChainSpec, x, residual, channels):
@@ -105,7 +106,7 @@ def _tail_upstream(spec, params, read, dout, out, saved: Saved, kept_projection:
     last = spec.units[-1]
     if read is not None and last.fold and last.act == "relu" and dual is None:
         up = unit.masked_upstream(last, params, read, dout, out)
-        return up, None if kept_projection is None else Upstream(up.g, up.sums.clone())
+        return up, None if kept_projection is None else Upstream(up.g, copied(up.sums))
     norm = saved.norm if saved.y is not None else None
     mask = out if last.act == "relu" else None
     second = (None, None) if dual is None else (dual.y, dual.norm)
@@ -113,7 +114,7 @@ def _tail_upstream(spec, params, read, dout, out, saved: Saved, kept_projection:
     if kept_projection is None:
         return Upstream(g, sums), None
     own = sums[:2] if saved.y is not None else sums[:1]
-    projection_sums = sums[:1].clone() if dual is None else torch.stack((sums[0], sums[-1]))
+    projection_sums = copied(sums[:1] if dual is None else sums[:: len(sums) - 1])
     return Upstream(g, own), Upstream(g, projection_sums)
 
 
@@ -147,7 +148,7 @@ def backward(
     saved, operands = list(saved), _operands(spec, x, saved)
     wanted = need_x or any(any(n) for n in needs)
     read = unit.read(spec.units[-1], operands[-1]) if wanted else None
-    dout = dout.contiguous(memory_format=layout(out))
+    dout = laid_out(dout, out)
     up, projection_up = _tail_upstream(spec, params[-1], read, dout, out, saved[-1], kept_projection)
     grads, projection_grads, projection_pull = [[None] * 4 for _ in params], [None] * 4, None
     if spec.shortcut == "projection" and (need_x or any(need_projection)):

@@ -12,7 +12,7 @@ import torch
 from torch.amp import autocast, is_autocast_available
 from torch.autograd import Function
 
-from . import chain, double_backward, inference, stem
+from . import chain, double_backward, inference, replay, stem
 from .spec import PARAMS, ChainSpec, Saved, UnitParams, take, without_running_statistics
 
 
@@ -29,54 +29,67 @@ def run(function, *args):
 
 class _Chain(Function):
     @staticmethod
-    def compute(spec: ChainSpec, x, residual, *tensors):
-        """The output, the parameters of every unit, and what each of them saved."""
-        params, projection = _Chain._units(spec, tensors)
-        with _without_autocast(x.device.type):
-            out, saved, kept_projection = chain.forward(spec, x, residual, params, projection)
-        if projection is None:
-            return out, params, saved
-        return out, [*params, projection], [*saved, kept_projection]
-
-    @staticmethod
-    def infer(spec: ChainSpec, x, residual, *tensors):
-        """The output alone."""
-        params, projection = _Chain._units(spec, tensors)
-        with _without_autocast(x.device.type):
-            out = inference.run(spec, x, residual, params, projection)
-            return chain.forward(spec, x, residual, params, projection)[0] if out is None else out
-
-    @staticmethod
     def _units(spec: ChainSpec, tensors):
         """The parameters of the main path's units, and the projection's or None."""
         units = take(tensors, len(tensors) // PARAMS, UnitParams)
         return (units, None) if spec.projection is None else (units[:-1], units[-1])
 
     @staticmethod
+    def _train(spec: ChainSpec, inputs):
+        """From x, the residual and all parameters: the output, and what every unit saves, in a row."""
+        x, residual, *tensors = inputs
+        params, projection = _Chain._units(spec, tensors)
+        out, saved, kept_projection = chain.forward(spec, x, residual, params, projection)
+        every = saved if projection is None else [*saved, kept_projection]
+        return out, *(t for record in every for t in record)
+
+    @staticmethod
+    def _infer(spec: ChainSpec, inputs):
+        """From x, the residual and all parameters: the output alone."""
+        x, residual, *tensors = inputs
+        params, projection = _Chain._units(spec, tensors)
+        out = inference.run(spec, x, residual, params, projection)
+        return (chain.forward(spec, x, residual, params, projection)[0] if out is None else out,)
+
+    @staticmethod
+    def infer(spec: ChainSpec, x, residual, *tensors):
+        """The output alone."""
+        with _without_autocast(x.device.type):
+            return replay.run(_Chain._infer, spec, (x, residual, *tensors))[0]
+
+    @staticmethod
     def forward(ctx, spec: ChainSpec, x, residual, *tensors):
-        out, units, saved = _Chain.compute(spec, x, residual, *tensors)
+        with _without_autocast(x.device.type):
+            out, *saved = replay.run(_Chain._train, spec, (x, residual, *tensors))
         ctx.spec = spec
-        kept = (t for record in (*map(without_running_statistics, units), *saved) for t in record)
-        ctx.save_for_backward(out, x, residual, *kept)
+        ctx.save_for_backward(out, x, residual, *without_running_statistics(tensors), *saved)
         ctx.set_materialize_grads(False)
         return out
 
     @staticmethod
     def backward(ctx, dout):
         spec: ChainSpec = ctx.spec
-        out, x, residual, *flat = ctx.saved_tensors
-        width = len(spec.units) + (spec.projection is not None)
-        units, saved = take(flat, width, UnitParams), take(flat[width * PARAMS :], width, Saved)
         need = ctx.needs_input_grad
         if dout is None:
             return (None,) * len(need)
-        with _without_autocast(x.device.type):
+        out, x, residual, *flat = ctx.saved_tensors
+        with _without_autocast(dout.device.type):
             if torch.is_grad_enabled():  # create_graph=True: through ops that can be differentiated again
+                units, saved = _Chain._records(spec, flat)
                 return double_backward.chain(spec, dout, x, residual, units, saved, need)
-            return _Chain._gradients(spec, dout, out, x, units, saved, need)
+            return replay.run(_Chain._gradients, spec, (dout, out, x, *flat), need)
 
     @staticmethod
-    def _gradients(spec, dout, out, x, units, saved, need):
+    def _records(spec, flat):
+        """The parameters of every unit, and what each of them saved."""
+        width = len(spec.units) + (spec.projection is not None)
+        return take(flat, width, UnitParams), take(flat[width * PARAMS :], width, Saved)
+
+    @staticmethod
+    def _gradients(spec, inputs, need):
+        """From dout, out, x and the records: gradients in the order of the Function's arguments."""
+        dout, out, x, *flat = inputs
+        units, saved = _Chain._records(spec, flat)
         needs = [need[3 + i * PARAMS :][:4] for i in range(len(units))]
         main = len(spec.units)
         params, kept = units[:main], saved[:main]
@@ -128,35 +141,45 @@ class ConvBNActMaxPool(Function):
     """
 
     @staticmethod
-    def compute(spec, pool, x, *tensors):
-        """The output, the maxima's places, and what the unit saved."""
+    def _train(spec, inputs, pool):
+        """From x and the parameters: the output, the maxima's places, and what the unit saves."""
+        x, *tensors = inputs
+        out, argmax, saved = stem.forward(spec, pool, x, UnitParams(*tensors))
+        return out, argmax, *(chain.drop_recomputable(saved) if spec.recompute else saved)
+
+    @staticmethod
+    def _compute(spec, pool, x, *tensors):
         with _without_autocast(x.device.type):
-            return stem.forward(spec, pool, x, UnitParams(*tensors))
+            return replay.run(ConvBNActMaxPool._train, spec, (x, *tensors), pool)
 
     @staticmethod
     def infer(spec, pool, x, *tensors):
         """The output alone."""
-        return ConvBNActMaxPool.compute(spec, pool, x, *tensors)[0]
+        return ConvBNActMaxPool._compute(spec, pool, x, *tensors)[0]
 
     @staticmethod
     def forward(ctx, spec, pool, x, *tensors):
-        out, argmax, saved = ConvBNActMaxPool.compute(spec, pool, x, *tensors)
-        params = UnitParams(*tensors)
-        if spec.recompute:
-            saved = chain.drop_recomputable(saved)
+        out, argmax, *saved = ConvBNActMaxPool._compute(spec, pool, x, *tensors)
         ctx.spec, ctx.pool = spec, pool
-        ctx.save_for_backward(x, argmax, *without_running_statistics(params), *saved)
+        ctx.save_for_backward(x, argmax, *without_running_statistics(tensors), *saved)
         ctx.set_materialize_grads(False)
         return out
 
     @staticmethod
     def backward(ctx, dout):
-        x, argmax, *flat = ctx.saved_tensors
-        params, saved = UnitParams(*flat[:PARAMS]), Saved(*flat[PARAMS:])
         need = ctx.needs_input_grad
         if dout is None:
             return (None,) * len(need)
+        x, argmax, *flat = ctx.saved_tensors
         with _without_autocast(x.device.type):
             if torch.is_grad_enabled():
+                params, saved = UnitParams(*flat[:PARAMS]), Saved(*flat[PARAMS:])
                 return double_backward.stem(ctx.spec, ctx.pool, dout, x, params, saved, need)
-            return stem.backward(ctx.spec, ctx.pool, dout, argmax, x, params, saved, need)
+            return replay.run(ConvBNActMaxPool._gradients, ctx.spec, (dout, argmax, x, *flat), ctx.pool, need)
+
+    @staticmethod
+    def _gradients(spec, inputs, pool, need):
+        """Gradients in the order of the Function's arguments."""
+        dout, argmax, x, *flat = inputs
+        params, saved = UnitParams(*flat[:PARAMS]), Saved(*flat[PARAMS:])
+        return stem.backward(spec, pool, dout, argmax, x, params, saved, need)

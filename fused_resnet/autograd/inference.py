@@ -8,9 +8,9 @@ from torch import Tensor
 
 from .. import backends, ops
 from ..backends import cpu
-from ..ops.registry import unchecked
+from ..ops.registry import cast, told, unchecked
 from . import chain, unit
-from .spec import ChainSpec, Operand, UnitParams, UnitSpec, cast
+from .spec import ChainSpec, Operand, UnitParams, UnitSpec
 
 OP = "conv_chain_fprop"
 _PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, NoneType))
@@ -51,13 +51,17 @@ def _known(spec: ChainSpec) -> bool:
     return known and all([u.act == "relu" for u in spec.units[:-1]])
 
 
+def _weight(params: UnitParams, x: Tensor) -> Tensor:
+    return told("kept_cast", cpu.kept_cast, params.weight, x.dtype)
+
+
 def _norm(spec: UnitSpec, params: UnitParams, x: Tensor) -> Tensor | None:
     return unit.known_norm(spec, params, Operand(x)).norm
 
 
 def _main_path(specs: tuple[UnitSpec, ...], x: Tensor, units: list[UnitParams]) -> tuple[Any, ...]:
     """weights to dilations of `conv_chain_fprop`."""
-    weights = [cpu.kept_cast(params.weight, x.dtype) for params in units]
+    weights = [_weight(params, x) for params in units]
     biases = [None if p.conv_bias is None else cast(p.conv_bias, x.dtype) for p in units]
     norms = [_norm(spec, params, x) for spec, params in zip(specs, units, strict=True)]
     strides = [n for spec in specs for n in spec.conv.stride]
@@ -79,6 +83,6 @@ def _shortcut(
         operand = chain.given_shortcut(spec, x, residual, units[-1].weight.shape[0])
         return *none, None if operand is None else operand.tensor
     if unit.dual(spec.projection, projection, any_stride=True):
-        weight = cpu.kept_cast(projection.weight, x.dtype)
-        return weight, _norm(spec.projection, projection, x), spec.projection.conv.stride, None
+        norm = _norm(spec.projection, projection, x)
+        return _weight(projection, x), norm, spec.projection.conv.stride, None
     return *none, unit.forward(spec.projection, projection, Operand(x))[0].tensor

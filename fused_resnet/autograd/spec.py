@@ -1,8 +1,8 @@
 """What the autograd Functions are told besides tensors: plain, immutable, comparable values."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -93,23 +93,15 @@ class Saved(NamedTuple):
 PARAMS = len(UnitParams._fields)
 
 
-def without_running_statistics(params: UnitParams) -> UnitParams:
-    """What backward may keep: the next batch, which moves the running statistics, may come before it."""
-    return params._replace(running_mean=None, running_var=None)
+def without_running_statistics(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Of units' `UnitParams` in a row what backward may keep: the next batch, which moves the running
+    statistics, may come before it."""
+    kept = list(tensors)
+    kept[PARAMS - 2 :: PARAMS] = kept[PARAMS - 1 :: PARAMS] = [None] * (len(kept) // PARAMS)
+    return kept
 
 
 def take(tensors, count, record):
     """Cut a flat sequence of tensors into `count` records."""
     width = len(record._fields)
     return [record(*tensors[i * width : (i + 1) * width]) for i in range(count)]
-
-
-def cast(t, dtype):
-    """``t.to(dtype)``, which takes its time even where there is nothing to do."""
-    return t if t.dtype == dtype else t.to(dtype)
-
-
-def layout(t):
-    """The memory format that gradients of `t` are brought to before an op reads them."""
-    nhwc = t.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if nhwc else torch.contiguous_format

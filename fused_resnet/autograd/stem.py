@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
+from ..ops.registry import laid_out
 from ..ops.registry import unchecked as ops
 from . import unit
-from .spec import ChainSpec, Operand, UnitParams, layout
+from .spec import ChainSpec, Operand, UnitParams
 from .unit import Upstream
 
 
@@ -29,8 +30,7 @@ def backward(spec: ChainSpec, pool: Pool, dout, argmax, x, params: UnitParams, s
     if spec.recompute:
         _, saved = unit.raw_rerun(unit_spec, params, Operand(x), saved)
     y, norm, act = saved.y, saved.norm, unit_spec.act
-    dout = dout.contiguous(memory_format=layout(y))
-    up = Upstream(*ops.bn_act_maxpool_bwd_reduce(dout, argmax, y, norm, act, *pool))
+    up = Upstream(*ops.bn_act_maxpool_bwd_reduce(laid_out(dout, y), argmax, y, norm, act, *pool))
     grads, pull = unit.backward(unit_spec, params, saved, Operand(x), up, need[3:7], need[2])
     dx = unit.input_gradient(unit_spec, pull, Operand(x), None) if need[2] else None
     return None, None, dx, *grads, None, None

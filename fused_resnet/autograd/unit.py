@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..ops.registry import cast
 from ..ops.registry import unchecked as ops
-from .spec import Operand, Saved, UnitParams, UnitSpec, cast
+from .spec import Operand, Saved, UnitParams, UnitSpec
 from .sync import all_reduce_moments, all_reduce_sums
 
 
@@ -57,10 +58,6 @@ def read(spec: UnitSpec, operand: Operand) -> Operand:
 def _rows(y):
     n, _, h, w = y.shape
     return n * h * w
-
-
-def _matrix(weight):
-    return weight.view(weight.shape[0], weight.shape[1])
 
 
 def _finalize(spec: UnitSpec, params: UnitParams, mean, var, count, total=None):
@@ -122,14 +119,15 @@ def _folded_norm(spec, params, x):
     count = images * -(-height // stride[0]) * -(-width // stride[1])
     if count == 0:  # a process without images: the others do not wait in vain, and its own gradients are 0
         in_mean = torch.zeros_like(in_mean)
-    total, share, sync_mean, moments, mean, spread = None, None, None, gram, in_mean, count
+    total, share, sync_mean, moments, mean, spread = None, None, None, gram, in_mean, None
     if spec.group is not None:
         sync_mean, moments, total = all_reduce_moments(in_mean, gram, count, spec.group)
         mean, share, spread = sync_mean, count / total, total.to(gram.dtype)
     # the weight as the convolution will see it, so that the statistics are exactly those of its output
-    weight = cast(_matrix(cast(params.weight, x.tensor.dtype)), mean.dtype)
-    var = (weight @ moments).mul_(weight).sum(1).clamp_min_(0).div_(spread)
-    norm = _finalize(spec, params, weight @ mean, var, count, total)
+    weight = cast(params.weight, x.tensor.dtype)
+    out_mean, var = ops.folded_stats(weight, mean, moments, 1.0 if spread is not None else float(count))
+    var = var if spread is None else var / spread
+    norm = _finalize(spec, params, out_mean, var, count, total)
     return Saved(norm=norm, in_mean=in_mean, gram=gram, sync_mean=sync_mean, share=share)
 
 
@@ -224,30 +222,22 @@ def folded_backward(spec, params, saved, x, up: Upstream, need, below):
     p = up.p
     if p is None:
         p = ops.conv_wgrad(up.g, x.tensor, x.norm, x.act, params.weight.shape, *spec.conv, None, None)
-    p, count, dtype = _matrix(p), max(_rows(up.g), 1), up.g.dtype
-    weight, sg = cast(_matrix(cast(params.weight, dtype)), p.dtype), up.sums[0]
+    count, weight = float(max(_rows(up.g), 1)), cast(params.weight, up.g.dtype)
     mean = saved.in_mean if saved.sync_mean is None else saved.sync_mean
-    # p is this function's own, and as large as the weight: what follows is done in its place
-    centred = p.addr_(sg, mean, alpha=-1) if spec.group is None else torch.addr(p, sg, mean, alpha=-1)
-    sgx = (centred * weight).sum(1).mul_(saved.norm[1])
-    sums = torch.stack((sg, sgx))
+    sums = ops.folded_sums(p, up.sums, weight, saved.norm, mean)
     synced = sums if spec.group is None else all_reduce_sums(sums, saved.share, spec.group)
-    a, b, _ = ops.bn_bwd_finalize(synced, saved.norm, float(count)).unsqueeze(2).unbind()
-    scaled, mean_g = b * weight, synced[0] / count
+    dnorm = ops.bn_bwd_finalize(synced, saved.norm, count)
     weight_grad = None
     if need[0]:
         gram = saved.gram
-        if spec.group is not None:
+        if spec.group is not None:  # about the mean over all processes, as the statistics were
             gram = torch.addr(gram, saved.in_mean - mean, saved.in_mean, alpha=count)
-            centred = torch.addr(p, synced[0], saved.in_mean, alpha=-1)
-        weight_grad = centred.mul_(a).addmm_(scaled, gram).view(params.weight.shape)
+        weight_grad = ops.folded_wgrad(p, synced, dnorm, weight, saved.in_mean, gram)
     pull = None
     if below:
-        # the constant term is taken from the rounded matrices, so that rounding them leaves no bias behind
-        weight_g, weight_x = cast(a * weight, dtype), cast(weight.t() @ scaled, dtype)
-        bias = mean @ cast(weight_x, p.dtype)
-        bias = torch.addmv(bias, cast(weight_g, p.dtype).t(), mean_g, beta=-1, alpha=-1)
+        weight_g, weight_x, bias = ops.folded_matrices(weight, synced, dnorm, mean, count)
         pull = Pull(up.g, weight_g, weight_x=weight_x, bias=bias)
+    sg, sgx = sums.unbind()
     return (weight_grad, _no_bias_gradient(params, need), sgx, sg), pull
 
 

@@ -157,6 +157,11 @@ def observe(callback: Callable[[str, str], None]) -> Iterator[None]:
         _observers.remove(callback)
 
 
+def settled(dtype: torch.dtype) -> bool:
+    """Does an op on CPU tensors of `dtype` go where it went before, and does nobody ask where?"""
+    return not (_forced or _observers or engines.contested(dtype))
+
+
 def forced() -> bool:
     """Whether `use_backend` leaves no choice right now."""
     return bool(_forced)

@@ -24,6 +24,9 @@ ACTIVATIONS = {
 }
 # Of the ops that only the CPU backend has kernels for.
 CPU_ACTIVATIONS = {"conv_chain_fprop": (0, 11)}
+# Of Gram-folded units, on vectors and small matrices; on GPUs, too, these are a few operations of PyTorch's.
+FOLDED = ("folded_stats", "folded_sums", "folded_wgrad", "folded_matrices")
+CPU_ONLY = (*CPU_ACTIVATIONS, *FOLDED)
 VECTORS = {
     "bn_finalize": (0, 1, 2, 3),
     "bn_update_running": (0, 1, 2, 3),

@@ -1,7 +1,9 @@
 """How a batch norm module normalises right now, and the bookkeeping that its own forward would do."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
 import torch.nn as nn
 
@@ -47,10 +49,13 @@ def statistics(bn: Any, has_running: bool = False) -> Statistics:
     return Statistics("batch", bn.eps, momentum, _sync_group(bn))
 
 
-def count_batch(bn: Any) -> None:
-    """Count this batch, as a batch norm in training does."""
-    if bn is None or is_frozen_batch_norm(bn) or not (bn.training and bn.track_running_stats):
-        return
-    counter = tensor(bn, "num_batches_tracked")
-    if counter is not None:
-        counter.add_(1)
+def count_batch(batch_norms: Iterable[Any]) -> None:
+    """Count this batch, as batch norms in training do."""
+    counters = [tensor(bn, "num_batches_tracked") for bn in batch_norms if _counts(bn)]
+    counters = [counter for counter in counters if counter is not None]
+    if counters:
+        torch._foreach_add_(counters, 1)
+
+
+def _counts(bn: Any) -> bool:
+    return bn is not None and not is_frozen_batch_norm(bn) and bn.training and bn.track_running_stats

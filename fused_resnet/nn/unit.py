@@ -76,8 +76,7 @@ class FusedUnit:
         spec = _known_spec(*choices) if plain else _spec(*choices)
         for recorder in recorders:
             recorder(self, x, modules, fit.shapes, plan, spec)
-        for _, bn in convolutions:
-            count_batch(bn)
+        count_batch([bn for _, bn in convolutions])
         tensors = [t for layer in params for t in layer]
         if self.kind == "conv_bn_act_maxpool":
             return autograd.run(autograd.ConvBNActMaxPool, spec, _pool(last), cast, *tensors)

@@ -11,6 +11,10 @@ from .conv import (
     conv_wgrad_masked,
     folded_dgrad,
     folded_dgrad_reduce,
+    folded_matrices,
+    folded_stats,
+    folded_sums,
+    folded_wgrad,
     gram,
 )
 from .norm import (
@@ -46,5 +50,9 @@ __all__ = [
     "conv_wgrad_masked",
     "folded_dgrad",
     "folded_dgrad_reduce",
+    "folded_matrices",
+    "folded_stats",
+    "folded_sums",
+    "folded_wgrad",
     "gram",
 ]

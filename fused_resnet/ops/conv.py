@@ -240,6 +240,83 @@ def gram(x: Tensor, x_norm: Tensor | None, x_act: str, stride: Sequence[int]) ->
     _prologue(x, x_norm, x_act)
 
 
+def _rows(name, t, of_name, of, channels):
+    """At least one vector of an activation's channels."""
+    checks.vector(name, t, of_name, of, (*t.shape[:1], channels))
+
+
+def _matrix(weight):
+    """Sizes of a 1x1 convolution's weight."""
+    checks.activation("weight", weight)
+    filters, channels, *kernel = weight.shape
+    if kernel != [1, 1]:
+        checks.fail("weight", "a 1x1 kernel", f"shape {tuple(weight.shape)}")
+    return filters, channels
+
+
+@op()
+def folded_stats(weight: Tensor, mean: Tensor, gram: Tensor, count: float) -> tuple[Tensor, Tensor]:
+    """Batch statistics of a 1x1 convolution's output from those of its input.
+
+    Args: weight ``[K, C, 1, 1]`` of the activations' dtype; mean ``[C]``, gram ``[C, C]``: as the op `gram`
+    gives them; count of the rows. Returns: mean ``[K]``, biased var ``[K]``.
+    Equivalent to ``mean = W @ mean; var = (W @ gram @ W.T).diagonal() / count``.
+    """
+    _, channels = _matrix(weight)
+    checks.vector("mean", mean, "weight", weight, (channels,))
+    checks.vector("gram", gram, "weight", weight, (channels, channels))
+
+
+@op()
+def folded_sums(p: Tensor, sums: Tensor, weight: Tensor, norm: Tensor, mean: Tensor) -> Tensor:
+    """The BN sums of a Gram-folded unit from the bare weight gradient ``P = gᵀz``.
+
+    Args: p ``[K, C, 1, 1]`` in the accumulation dtype; sums ``[1.., K]``, the first Σg; weight
+    ``[K, C, 1, 1]``; norm ``[4, K]``; mean ``[C]`` of z. Returns: sums ``[2, K]``: Σg, Σg·xhat.
+    Equivalent to ``invstd * (W * (P - Σg meanᵀ)).sum(1)`` for the second.
+    """
+    filters, channels = _matrix(weight)
+    checks.vector("p", p, "weight", weight, weight.shape)
+    _rows("sums", sums, "weight", weight, filters)
+    checks.vector("norm", norm, "weight", weight, (4, filters))
+    checks.vector("mean", mean, "weight", weight, (channels,))
+
+
+@op()
+def folded_wgrad(
+    p: Tensor, sums: Tensor, dnorm: Tensor, weight: Tensor, mean: Tensor, gram: Tensor
+) -> Tensor:
+    """Weight gradient of a Gram-folded unit: ``a*(P - Σg meanᵀ) + b*(W G)``.
+
+    Args: p, weight ``[K, C, 1, 1]``, p in the accumulation dtype; sums ``[2, K]``; dnorm ``[3, K]``; mean
+    ``[C]``, gram ``[C, C]`` of z. Returns: like p.
+    """
+    filters, channels = _matrix(weight)
+    checks.vector("p", p, "weight", weight, weight.shape)
+    checks.vector("sums", sums, "weight", weight, (2, filters))
+    checks.vector("dnorm", dnorm, "weight", weight, (3, filters))
+    checks.vector("mean", mean, "weight", weight, (channels,))
+    checks.vector("gram", gram, "weight", weight, (channels, channels))
+
+
+@op()
+def folded_matrices(
+    weight: Tensor, sums: Tensor, dnorm: Tensor, mean: Tensor, count: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `folded_dgrad` multiplies and adds: ``weight_g = a*W``, ``weight_x = Wᵀ (b*W)`` and the bias.
+
+    The bias is taken from the rounded matrices, so that rounding them leaves none behind:
+    ``-(Σg / count) @ weight_g - mean @ weight_x``.
+
+    Args: weight ``[K, C, 1, 1]``; sums ``[2, K]``; dnorm ``[3, K]``; mean ``[C]`` of z; count = M.
+    Returns: weight_g ``[K, C]``, weight_x ``[C, C]`` like weight; bias ``[C]`` in the accumulation dtype.
+    """
+    filters, channels = _matrix(weight)
+    checks.vector("sums", sums, "weight", weight, (2, filters))
+    checks.vector("dnorm", dnorm, "weight", weight, (3, filters))
+    checks.vector("mean", mean, "weight", weight, (channels,))
+
+
 @op()
 def folded_dgrad(
     g: Tensor,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ... import _extension
-from ..signatures import ACTIVATIONS, CPU_ACTIVATIONS
+from ..signatures import ACTIVATIONS, CPU_ACTIVATIONS, FOLDED
 
 _CHANNELS_LAST = torch.channels_last
 _DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16))
@@ -49,7 +49,7 @@ def _missing(*args: Any) -> Any:
 
 
 _module: Any = _extension.load()
-OPS = {name: getattr(_module, name, _missing) for name in (*_ACTIVATIONS, *_VECTOR_OPS)}
+OPS = {name: getattr(_module, name, _missing) for name in (*_ACTIVATIONS, *_VECTOR_OPS, *FOLDED)}
 
 
 def unavailable() -> str | None:
@@ -88,6 +88,11 @@ def kept_cast(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return _module.kept_cast(weight, dtype)
 
 
+def recording(inputs: tuple) -> Any:
+    """A new recording of ops on these tensors: see csrc/cpu/replay.h."""
+    return _module.Recording(inputs)
+
+
 def refuses(op: str, args: tuple) -> str | None:
     """Why this backend cannot run `op` on `args`, or None. It runs before every op, so it looks at little."""
     if _module is None:
@@ -118,6 +123,8 @@ def _grouped(groups: int | Sequence[int]) -> bool:
 
 def _refuses_vectors(op: str, args: tuple) -> str | None:
     dtype = args[0].dtype
+    if op in FOLDED:
+        return _refuses_products(args[0].dtype)
     if dtype not in _VECTOR_DTYPES:
         return f"dtype {dtype}"
     if op == "bn_update_running":

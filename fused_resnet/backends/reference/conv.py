@@ -120,6 +120,29 @@ class Convolutions:
         mean = z.mean(0)
         return mean, _second_moments(z - mean)
 
+    def folded_stats(self, weight, mean, gram, count):
+        """Mean and biased variance of a 1x1 convolution's output from its input's."""
+        w = widen(weight.flatten(1))
+        return w @ mean, (w @ gram).mul_(w).sum(1).clamp_min_(0).div_(count)
+
+    def folded_sums(self, p, sums, weight, norm, mean):
+        """Σg and Σg·xhat = invstd * rowsum(W * (P - Σg meanᵀ))."""
+        centred = torch.addr(p.flatten(1), sums[0], mean, alpha=-1)
+        return torch.stack((sums[0], (centred * widen(weight.flatten(1))).sum(1).mul_(norm[1])))
+
+    def folded_wgrad(self, p, sums, dnorm, weight, mean, gram):
+        """dW = a*(P - Σg meanᵀ) + b*(W G)."""
+        a, b, _ = dnorm.unsqueeze(2).unbind()
+        centred = torch.addr(p.flatten(1), sums[0], mean, alpha=-1)
+        return torch.addmm(a * centred, b * widen(weight.flatten(1)), gram).view(p.shape)
+
+    def folded_matrices(self, weight, sums, dnorm, mean, count):
+        """dz = g (a*W) + z (Wᵀ (b*W)) + constant."""
+        w, (a, b, _) = widen(weight.flatten(1)), dnorm.unsqueeze(2).unbind()
+        weight_g, weight_x = (a * w).to(weight.dtype), (w.t() @ (b * w)).to(weight.dtype)
+        bias = torch.addmv(mean @ widen(weight_x), widen(weight_g).t(), sums[0] / count, beta=-1, alpha=-1)
+        return weight_g, weight_x, bias
+
     def _folded_gradient(self, g, weight_g, x, x_norm, x_act, weight_x, bias, stride):
         """``g @ weight_g + z @ weight_x + bias`` at the pixels that a strided 1x1 convolution reads."""
         z = widen(rows(subsample(self._operand(x, x_norm, x_act), stride)))
