@@ -59,13 +59,16 @@ Cut::Cut(const Gather& gather, int64_t depth, int64_t channels, bool winograd)
   groups = std::min(panels, divide_up(tasks, strips));
 }
 
-bool winograd_pays(const Gather& gather, int64_t channels) {
+bool winograd_fits(const Gather& gather, int64_t channels) {
   constexpr int64_t least_channels = 32;
   const bool filter = gather.rows.taps.size() == 3 && gather.cols.taps.size() == 3 && gather.rows.dense() &&
       gather.cols.dense() && gather.rows.step == 1 && gather.cols.step == 1;
-  const int64_t pixels = gather.out_lines() * gather.cols.out;
   return filter && std::min(gather.channels, channels) >= least_channels &&
-      pixels >= 2 * std::max(winograd_pixels, gather.channels);
+      gather.out_lines() * gather.cols.out >= 2 * winograd_pixels;
+}
+
+bool winograd_pays(const Gather& gather, int64_t channels) {
+  return winograd_fits(gather, channels) && gather.out_lines() * gather.cols.out >= 2 * gather.channels;
 }
 
 } // namespace fused_resnet

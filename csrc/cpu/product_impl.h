@@ -48,7 +48,7 @@ inline void multiply(const float* const* pixels, int64_t count, const Segment* s
 }
 
 template <int filters>
-void correlate_tile(const Correlation& op, float* out, int64_t step) {
+void correlate_tile(const Correlation& op, float* out, int64_t step, bool accumulate) {
   Vec sums[filters][panel_vectors];
 #pragma GCC unroll 8
   for (int i = 0; i < filters; ++i)
@@ -73,19 +73,19 @@ void correlate_tile(const Correlation& op, float* out, int64_t step) {
 #pragma GCC unroll 4
     for (int v = 0; v < panel_vectors; ++v) {
       float* to = out + i * step + v * vec_width;
-      store(to, load(to) + sums[i][v]); // a strip's sum by itself first: one long sum would lose what is small
+      store(to, accumulate ? load(to) + sums[i][v] : sums[i][v]); // a strip's sum by itself first: one long sum would lose what is small
     }
 }
 
-inline void correlate(const Correlation& op, int64_t filters, float* out, int64_t step) {
+inline void correlate(const Correlation& op, int64_t filters, float* out, int64_t step, bool accumulate) {
   static_assert(tile_filters == 6);
   switch (filters) {
-    case 6: return correlate_tile<6>(op, out, step);
-    case 5: return correlate_tile<5>(op, out, step);
-    case 4: return correlate_tile<4>(op, out, step);
-    case 3: return correlate_tile<3>(op, out, step);
-    case 2: return correlate_tile<2>(op, out, step);
-    default: return correlate_tile<1>(op, out, step);
+    case 6: return correlate_tile<6>(op, out, step, accumulate);
+    case 5: return correlate_tile<5>(op, out, step, accumulate);
+    case 4: return correlate_tile<4>(op, out, step, accumulate);
+    case 3: return correlate_tile<3>(op, out, step, accumulate);
+    case 2: return correlate_tile<2>(op, out, step, accumulate);
+    default: return correlate_tile<1>(op, out, step, accumulate);
   }
 }
 

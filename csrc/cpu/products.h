@@ -79,8 +79,8 @@ struct ProductKernels {
   void (*multiply)(const float* const* pixels, int64_t count, const Segment* segments, int64_t segment_count,
                    const float* weights, float* out, bool accumulate);
 
-  // out [filters][panel] += op, rows of out `step` apart; filters <= tile_filters.
-  void (*correlate)(const Correlation& op, int64_t filters, float* out, int64_t step);
+  // out [filters][panel] = (accumulate: +=) op, rows of out `step` apart; filters <= tile_filters.
+  void (*correlate)(const Correlation& op, int64_t filters, float* out, int64_t step, bool accumulate);
 
   // Winograd's transforms. Tiles of 4x4 pixels, lines `line` and pixels `step` floats apart, to their 16 positions:
   // out[position*plane + tile*row + c]; channels are rounded up to whole vectors.
@@ -88,6 +88,12 @@ struct ProductKernels {
                          float* out, int64_t row, int64_t plane);
   // products[position*plane + tile*panel + c] to the 2x2 pixels of a tile, rows of sums [..][panel]; -1: none.
   void (*winograd_output)(const float* products, int64_t plane, const int32_t* pixels, int64_t tiles, float* sums);
+
+  // For gradients of weights: tiles of 2x2 pixels to 16 positions, as winograd_input.
+  void (*winograd_gradient)(const float* const* pixels, int64_t count, int64_t channels, float* out, int64_t row,
+                            int64_t plane);
+  // sums[position*plane + c] to the 3x3 taps of a filter, out[tap*step + c]; channels are whole vectors.
+  void (*winograd_filter)(const float* sums, int64_t plane, int64_t channels, float* out, int64_t step);
 
   // sums[c] += Σ over pixels of a strip
   void (*column_sums)(const float* strip, int64_t pixels, int64_t step, int64_t channels, double* sums);

@@ -99,7 +99,8 @@ class Strip {
   }
 
   // Output lines [begin, end), counted through all images.
-  void load(int64_t begin, int64_t end) {
+  // clear: what lies behind the last pixel and line is zero.
+  void load(int64_t begin, int64_t end, bool clear = false) {
     pieces.clear();
     const int64_t per_image = layout.gather.rows.out;
     int64_t first = 0;
@@ -113,7 +114,9 @@ class Strip {
     if (layout.direct) return;
     // The loops read whole panels and whole tiles: what lies behind the last pixel and line must be there, though it
     // is not used.
-    data_ = scratch_of<E>(slot_, (first + 1) * layout.line + 4 * layout.step + 256);
+    const int64_t used = first * layout.line, behind = layout.line + 4 * layout.step + 256;
+    data_ = scratch_of<E>(slot_, used + behind);
+    if (clear) std::fill_n(data_ + used, behind, E{});
     for (const Piece& piece : pieces)
       for (int64_t l = 0; l < layout.lines(piece.count); ++l) read_line(piece, l);
   }

@@ -25,7 +25,7 @@ constexpr OperandKernels<T> operands_of{read<T, float>, read<T, T>, store_forwar
                                         store_gradient<T>};
 
 constexpr ProductKernels product_table{panel_width, multiply,  correlate,   winograd_input, winograd_output,
-                                       column_sums, pair_rows, pair_pixels, transpose};
+                                       winograd_gradient, winograd_filter, column_sums, pair_rows, pair_pixels, transpose};
 } // namespace
 
 const Tables tables{table_of<float>, table_of<double>,   table_of<BFloat16>,

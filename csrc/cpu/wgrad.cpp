@@ -3,7 +3,9 @@
 
 #include "convolution.h"
 #include "matrix_engine.h"
+#include "packing.h"
 #include "reduce.h"
+#include "winograd_wgrad.h"
 
 namespace fused_resnet {
 
@@ -17,36 +19,7 @@ struct StripLimits {
 constexpr StripLimits of_floats{208, 98304};
 // 768 KiB; the more pixels are added up at a time, the less often the sums are read and written.
 constexpr StripLimits of_pairs{1024, 393216};
-constexpr int64_t copied_floats = 1048576; // of all copies of the sums
-constexpr int64_t part_sums = 65536;       // per tap: fewer stay in the second-level cache
 constexpr int64_t pad = 16;
-
-// Σ over pixels of g [filters] times what the taps read of z [channels]: sums [filters][taps][channels].
-template <class T>
-struct Correlated {
-  Gather g_gather, z_gather;
-  Operand<T> g, z;
-  bool symmetric; // g is z: only what lies on or below the diagonal is needed
-};
-
-// Which part of the sums a task computes, from which lines.
-struct Share {
-  int64_t first_filter, filters, first_channel, channels, begin, end;
-};
-
-// z's columns in memory: where taps of a row are neighbours and channels few, one run of both.
-struct Columns {
-  explicit Columns(const Gather& z) {
-    const int64_t width = product_kernels().panel;
-    merged = z.cols.dense() && z.channels < width && z.cols.taps.size() > 1;
-    tap_columns = merged ? 1 : static_cast<int64_t>(z.cols.taps.size());
-    width_of_tap = z.channels * static_cast<int64_t>(merged ? z.cols.taps.size() : 1);
-    padded = divide_up(width_of_tap, width) * width;
-    taps = static_cast<int64_t>(z.rows.taps.size()) * tap_columns;
-  }
-  bool merged;
-  int64_t tap_columns, width_of_tap, padded, taps;
-};
 
 // How the pixels of some lines lie in both strips; as one line, where they do.
 Correlation lines_of(const StripLayout& g, const StripLayout& z, int64_t lines) {
@@ -73,7 +46,7 @@ int64_t first_filter(const Correlated<T>& op, const Share& share, int64_t column
 
 template <class T>
 void correlate_strip(const Correlated<T>& op, const Columns& columns, const Share& share, Strip<T>& g, Strip<T>& z,
-                     int64_t begin, int64_t end, float* sums) {
+                     int64_t begin, int64_t end, float* sums, bool add) {
   const ProductKernels& kernels = product_kernels();
   g.load(begin, end);
   z.load(begin, end);
@@ -91,7 +64,7 @@ void correlate_strip(const Correlated<T>& op, const Columns& columns, const Shar
           tile.g = g_first + k;
           kernels.correlate(tile, std::min(tile_filters, share.filters - k),
                             sums + (share.first_filter + k) * row + tap * columns.padded + share.first_channel + column,
-                            row);
+                            row, add || p > 0);
         }
       }
   }
@@ -101,7 +74,7 @@ void correlate_strip(const Correlated<T>& op, const Columns& columns, const Shar
 // pairs for every tap.
 template <class T>
 void correlate_strip(const Correlated<T>& op, const Columns& columns, const Share& share, Strip<T, BFloat16>& g,
-                     Strip<T, BFloat16>& z, int64_t begin, int64_t end, float* sums) {
+                     Strip<T, BFloat16>& z, int64_t begin, int64_t end, float* sums, bool add) {
   const ProductKernels& kernels = product_kernels();
   const MatrixEngine& engine = *matrix_engine();
   g.load(begin, end);
@@ -127,7 +100,7 @@ void correlate_strip(const Correlated<T>& op, const Columns& columns, const Shar
                               pairs + l * paired * kernels.panel);
         const int64_t k = first_filter(op, share, column);
         if (k < share.filters)
-          engine.multiply(share.filters - k, kernels.panel, depth, depth, row, true, by_filter + k * depth, pairs,
+          engine.multiply(share.filters - k, kernels.panel, depth, depth, row, add || p > 0, by_filter + k * depth, pairs,
                           sums + (share.first_filter + k) * row + tap * columns.padded + share.first_channel + column);
       }
   }
@@ -151,27 +124,6 @@ void add_totals(const Strip<BFloat16, BFloat16>& z, double* totals) {
   }
 }
 
-// How the work is split into tasks: by lines, whose sums are kept apart and added up at the end, and by channels (or
-// filters) where sums are too many for that. Parts of a pixel's channels are the worse way: every part reads the whole
-// other operand, and of its own more than it uses, as processors fetch ahead what lies between.
-struct Split {
-  Split(const Columns& columns, int64_t filters, int64_t channels, int64_t lines, int64_t work, bool symmetric) {
-    const int64_t threads = at::get_num_threads(), tasks = work >= parallel_depth ? tasks_per_thread * threads : 1;
-    by_channel = !columns.merged && channels >= filters;
-    const int64_t all = by_channel ? channels : filters, unit = by_channel ? product_kernels().panel : tile_filters;
-    const int64_t size = filters * columns.taps * columns.padded;
-    const int64_t most_copies = std::clamp<int64_t>(copied_floats / size, 1, lines);
-    const int64_t wanted = std::max(divide_up(filters * channels, part_sums), divide_up(threads, most_copies));
-    per_part = symmetric ? all : divide_up(all, std::min(wanted, tasks));
-    per_part = divide_up(per_part, unit) * unit;
-    parts = divide_up(all, per_part);
-    copies = std::min(most_copies, divide_up(tasks, parts));
-    if (parts == 1 && copies > threads) copies -= copies % threads; // no thread waits for the last copy
-  }
-  int64_t copies, parts, per_part;
-  bool by_channel;
-};
-
 // Lines of a strip: its pixels, and what it holds of g and z, fit the caches.
 int64_t lines_per_strip(const StripLayout& g, const StripLayout& z, StripLimits most) {
   int64_t lines = 1;
@@ -181,25 +133,6 @@ int64_t lines_per_strip(const StripLayout& g, const StripLayout& z, StripLimits 
   return lines;
 }
 
-// sums [copies][filters * taps * padded columns], the copies added in order, without the columns that only pad.
-Tensor added_up(const Tensor& sums, const Columns& columns, int64_t filters) {
-  const int64_t copies = sums.size(0), size = sums.size(1), rows = filters * columns.taps;
-  if (copies == 1 && columns.padded == columns.width_of_tap) return sums.view({filters, columns.taps, columns.padded});
-  Tensor total = at::empty({filters, columns.taps, columns.width_of_tap}, at::kFloat);
-  const float* from = sums.const_data_ptr<float>();
-  float* to = total.mutable_data_ptr<float>();
-  at::parallel_for(0, rows, divide_up(min_task, columns.width_of_tap), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row)
-      for (int64_t copy = 0; copy < copies; ++copy)
-        for (int64_t c = 0; c < columns.width_of_tap; ++c) {
-          const float value = from[copy * size + row * columns.padded + c];
-          float& sum = to[row * columns.width_of_tap + c];
-          sum = copy ? sum + value : value;
-        }
-  });
-  return total;
-}
-
 // sums [filters][taps][columns]; `totals` [channels], if given, gets Σz.
 template <class T>
 Tensor correlate(const Correlated<T>& op, const Columns& columns, double* totals) {
@@ -207,20 +140,16 @@ Tensor correlate(const Correlated<T>& op, const Columns& columns, double* totals
   const int64_t work = lines * op.g_gather.cols.out * filters * columns.taps * columns.width_of_tap;
   const Split split(columns, filters, channels, lines, work, op.symmetric);
   const int64_t size = filters * columns.taps * columns.padded;
-  Tensor sums = at::zeros({split.copies, size}, at::kFloat);
+  Tensor sums = at::empty({split.copies, size}, at::kFloat);
   Tensor columns_total = at::zeros({totals ? split.copies : 0, channels}, at::kDouble);
   const auto run = [&](int64_t task) {
-    const int64_t copy = task / split.parts, part = task % split.parts;
-    Share share{0, filters, 0, channels, lines * copy / split.copies, lines * (copy + 1) / split.copies};
-    int64_t& begin = split.by_channel ? share.first_channel : share.first_filter;
-    int64_t& count = split.by_channel ? share.channels : share.filters;
-    begin = part * split.per_part;
-    count = std::min(split.per_part, count - begin);
+    const int64_t copy = task / split.parts;
+    const Share share = split.share(task, filters, channels, lines);
     const auto add = [&](auto g, auto z, StripLimits most) {
       const int64_t step = lines_per_strip(g.layout, z.layout, most);
       float* own = sums.mutable_data_ptr<float>() + copy * sums.size(1);
       for (int64_t line = share.begin; line < share.end; line += step) {
-        correlate_strip(op, columns, share, g, z, line, std::min(line + step, share.end), own);
+        correlate_strip(op, columns, share, g, z, line, std::min(line + step, share.end), own, line != share.begin);
         if (totals) add_totals(z, columns_total.mutable_data_ptr<double>() + copy * channels);
       }
     };
@@ -259,7 +188,9 @@ template <class T>
 Tensor weight_gradient(const Convolution& conv, const Operand<T>& dy, const Operand<T>& z) {
   const Gather gather = fprop_gather(conv);
   const Columns columns(gather);
-  return as_weight(correlate<T>({pixels_of(gather, conv.filters), gather, dy, z, false}, columns, nullptr), conv);
+  const Correlated<T> op{pixels_of(gather, conv.filters), gather, dy, z, false};
+  const bool winograd = packing<T>() == Packing::floats && winograd_fits(gather, conv.filters);
+  return as_weight(winograd ? winograd_correlate(op, columns) : correlate(op, columns, nullptr), conv);
 }
 
 // The mean of a few pixels all over what is read: close enough to the true one for moments about it not to cancel.

@@ -5,8 +5,10 @@
 
 namespace fused_resnet {
 
-// Whether it pays for a product: enough channels for the transforms to be little beside the products, and enough
-// pixels for the transformed weights, 16/9 of the weights, to be read for.
+// A 3x3 filter at stride 1 with enough channels for the transforms to be little beside the products, and enough pixels.
+bool winograd_fits(const Gather& gather, int64_t channels);
+
+// Whether it pays for a product: enough pixels, too, for the transformed weights, 16/9 of the weights, to be read for.
 bool winograd_pays(const Gather& gather, int64_t channels);
 
 constexpr int winograd_positions = 16;
