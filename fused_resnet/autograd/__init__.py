@@ -1,6 +1,6 @@
 """Forward and backward of the fused units as `torch.autograd.Function`s."""
 
-from .functions import BasicBlock, Bottleneck, ConvBNAct, ConvBNActMaxPool, ConvBNAddAct, run
+from .functions import BasicBlock, Bottleneck, ConvBNAct, ConvBNActMaxPool, ConvBNAddAct, autocast_dtype, run
 from .spec import ChainSpec, Geometry, UnitParams, UnitSpec
 from .stem import Pool
 
@@ -15,5 +15,6 @@ __all__ = [
     "Pool",
     "UnitParams",
     "UnitSpec",
+    "autocast_dtype",
     "run",
 ]

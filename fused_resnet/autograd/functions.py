@@ -16,10 +16,22 @@ from . import chain, double_backward, inference, replay, stem
 from .spec import PARAMS, ChainSpec, Saved, UnitParams, take, without_running_statistics
 
 
-def _without_autocast(device_type):
-    known = is_autocast_available(device_type)  # not for the meta device
-    on = known and torch.is_autocast_enabled(device_type)
-    return autocast(device_type, enabled=False) if on else nullcontext()
+def _autocast_is_on(x):
+    if x.is_cpu:  # names of devices take their time
+        return torch.is_autocast_enabled("cpu")
+    kind = x.device.type
+    return is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # not for the meta device
+
+
+def autocast_dtype(x):
+    """What autocast makes of x and of weights for a convolution; None where it is off. It casts no fp64."""
+    return (
+        torch.get_autocast_dtype(x.device.type) if _autocast_is_on(x) and x.dtype != torch.float64 else None
+    )
+
+
+def _without_autocast(x):
+    return autocast(x.device.type, enabled=False) if _autocast_is_on(x) else nullcontext()
 
 
 def run(function, *args):
@@ -54,12 +66,12 @@ class _Chain(Function):
     @staticmethod
     def infer(spec: ChainSpec, x, residual, *tensors):
         """The output alone."""
-        with _without_autocast(x.device.type):
+        with _without_autocast(x):
             return replay.run(_Chain._infer, spec, (x, residual, *tensors))[0]
 
     @staticmethod
     def forward(ctx, spec: ChainSpec, x, residual, *tensors):
-        with _without_autocast(x.device.type):
+        with _without_autocast(x):
             out, *saved = replay.run(_Chain._train, spec, (x, residual, *tensors))
         ctx.spec = spec
         ctx.save_for_backward(out, x, residual, *without_running_statistics(tensors), *saved)
@@ -73,7 +85,7 @@ class _Chain(Function):
         if dout is None:
             return (None,) * len(need)
         out, x, residual, *flat = ctx.saved_tensors
-        with _without_autocast(dout.device.type):
+        with _without_autocast(dout):
             if torch.is_grad_enabled():  # create_graph=True: through ops that can be differentiated again
                 units, saved = _Chain._records(spec, flat)
                 return double_backward.chain(spec, dout, x, residual, units, saved, need)
@@ -149,7 +161,7 @@ class ConvBNActMaxPool(Function):
 
     @staticmethod
     def _compute(spec, pool, x, *tensors):
-        with _without_autocast(x.device.type):
+        with _without_autocast(x):
             return replay.run(ConvBNActMaxPool._train, spec, (x, *tensors), pool)
 
     @staticmethod
@@ -171,7 +183,7 @@ class ConvBNActMaxPool(Function):
         if dout is None:
             return (None,) * len(need)
         x, argmax, *flat = ctx.saved_tensors
-        with _without_autocast(x.device.type):
+        with _without_autocast(x):
             if torch.is_grad_enabled():
                 params, saved = UnitParams(*flat[:PARAMS]), Saved(*flat[PARAMS:])
                 return double_backward.stem(ctx.spec, ctx.pool, dout, x, params, saved, need)

@@ -86,4 +86,4 @@ def children_names(module: nn.Module, path: str = "") -> dict[str, tuple[str, ..
 
 
 def _names(module: nn.Module) -> tuple[str, ...]:
-    return tuple(name for name, child in module._modules.items() if child is not None)
+    return tuple([name for name, child in module._modules.items() if child is not None])

@@ -34,11 +34,12 @@ def is_batch_norm(module) -> bool:
 
 def attached(module: nn.Module) -> str | None:
     """What is attached to a module that must keep firing when it is called, or None."""
-    if module._forward_hooks or module._forward_pre_hooks:
+    held = module.__dict__  # `nn.Module.__getattr__` would take its time
+    if held["_forward_hooks"] or held["_forward_pre_hooks"]:
         return "forward hooks"
-    if module._backward_hooks or module._backward_pre_hooks:
+    if held["_backward_hooks"] or held["_backward_pre_hooks"]:
         return "backward hooks"
-    if "forward" in module.__dict__:
+    if "forward" in held:
         return "a forward of its own"
     return None
 

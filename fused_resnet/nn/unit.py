@@ -58,7 +58,7 @@ class FusedUnit:
         if _is_unbatched(x, units) or self._changed(units, projection, last):
             return self.stock(x, residual, modules)
         checks.input_tensor(x)
-        autocast = _autocast_dtype(x)
+        autocast = autograd.autocast_dtype(x)
         dtype = autocast or x.dtype
         convolutions = [*(u[:2] for u in units), *([projection] if projection else [])]
         layers, params = zip(*[read(conv, bn) for conv, bn in convolutions], strict=True)
@@ -208,13 +208,6 @@ def _plain(x: torch.Tensor, layers: tuple[Layer, ...]) -> bool:
 def _is_unbatched(x, units) -> bool:
     """``[C, H, W]``, which convolutions take and batch norms do not."""
     return isinstance(x, torch.Tensor) and x.dim() == 3 and all(bn is None for _, bn, _ in units)
-
-
-def _autocast_dtype(x):
-    """What autocast makes of x and of weights for a convolution; None where it is off. It casts no fp64."""
-    kind = x.device.type
-    enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if enabled and x.dtype != torch.float64 else None
 
 
 def _pair(value):

@@ -77,9 +77,10 @@ def plan_chain(
 def _engines(shapes, norms, fold, x, main) -> tuple[str, ...]:
     nhwc = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     device, dtype, found = x.device, x.dtype, []
-    owners = {kernel: _own_engines(device, dtype, nhwc, kernel) for kernel in {s.kernel for s in shapes}}
-    if x.is_cpu and not engines.contested(dtype):  # where nothing is measured
-        return tuple([(*owners[shape.kernel], engines.LIBRARY)[0] for shape in shapes])
+    kernels = tuple([shape.kernel for shape in shapes])
+    if x.is_cpu and not backends.forced() and not engines.contested(dtype):
+        return _settled_engines(dtype, nhwc, kernels)
+    owners = {kernel: _own_engines(device, dtype, nhwc, kernel) for kernel in kernels}
     for i, shape in enumerate(shapes):
         own = owners[shape.kernel]
         if not own:
@@ -105,6 +106,13 @@ def _own_engines(device: torch.device, dtype: torch.dtype, nhwc: bool, kernel: t
     if device.type == "cpu" and not backends.forced():
         return _own_cpu_engines(dtype, nhwc, kernel)
     return backends.convolution_engines(device, dtype, nhwc, kernel)
+
+
+@torch.compiler.assume_constant_result
+@functools.cache
+def _settled_engines(dtype: torch.dtype, nhwc: bool, kernels: tuple) -> tuple[str, ...]:
+    """On a CPU where nothing is measured."""
+    return tuple([(*_own_cpu_engines(dtype, nhwc, kernel), engines.LIBRARY)[0] for kernel in kernels])
 
 
 @functools.cache
