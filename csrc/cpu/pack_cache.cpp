@@ -1,5 +1,6 @@
 #include "pack_cache.h"
 
+#include <c10/core/InferenceMode.h>
 
 #include <map>
 #include <mutex>
@@ -87,7 +88,10 @@ at::Tensor packed_once(const at::Tensor& weight, int form, const std::function<a
 at::Tensor kept_cast(const at::Tensor& weight, at::ScalarType dtype) {
   if (weight.scalar_type() == dtype) return weight;
   const int form = -1 - static_cast<int>(dtype); // beside the forms of packing, which are not negative
-  return packed_once(weight, form, [=](const at::Tensor& w) { return w.detach().to(dtype); });
+  return packed_once(weight, form, [=](const at::Tensor& w) {
+    const c10::InferenceMode with_version(false); // or what is packed of the cast could not be kept
+    return w.detach().to(dtype);
+  });
 }
 
 int64_t packed_bytes() {

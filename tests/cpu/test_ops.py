@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fused_resnet import ops
+from fused_resnet import _extension, ops
 from fused_resnet.analysis import kernel_truth
 from fused_resnet.analysis.kernel_arguments import BUILDERS, Conv, Make
 from fused_resnet.backends import cpu
@@ -103,6 +103,19 @@ def test_weights_that_change(op, change, dtype):
                 assert_right(op, args, run(op, args, cpu.OPS[op]))
         with torch.no_grad():
             change(args[1])
+
+
+@pytest.mark.parametrize("mode", (torch.no_grad, torch.inference_mode))
+def test_casts_of_weights_are_packed_once(mode):
+    """What is kept of a weight under autocast is its cast, and the panels of that."""
+    make, module = Make(torch.float32, seed=0), _extension.load()
+    weight, before = torch.nn.Parameter(make.weight(40, 24, 1, 1)), module.packed_bytes()
+    args = list(BUILDERS["conv_fprop"](Make(torch.bfloat16, seed=0), Conv(2, 6, 7, 24, 40)))
+    with mode():
+        for _ in range(6):
+            args[1] = cpu.kept_cast(weight, torch.bfloat16)
+            ops.conv_fprop(*args)
+    assert module.packed_bytes() - before >= weight.numel() * (2 + 2)
 
 
 @every_dtype
