@@ -49,7 +49,7 @@ std::vector<int64_t> chunk_offsets(int64_t pixels, int64_t channels) {
 
 void bind_recording(py::module_& m) {
   using fused_resnet::Recording;
-  py::class_<Recording>(m, "Recording")
+  py::class_<Recording>(m, "Recording", py::module_local())
       .def(py::init<const py::tuple&>(), arg("inputs"))
       .def("add", &Recording::add, arg("name"), arg("arguments"), arg("result"), arg("written"))
       .def("finish", &Recording::finish, arg("outputs"))

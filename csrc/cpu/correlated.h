@@ -24,11 +24,11 @@ struct Share {
   int64_t first_filter, filters, first_channel, channels, begin, end;
 };
 
-// z's columns in memory: where taps of a row are neighbours and channels few, one run of both.
+// z's columns in memory: where taps of a row are neighbours and channels few, one run of both, if `merging`.
 struct Columns {
-  explicit Columns(const Gather& z) {
+  explicit Columns(const Gather& z, bool merging = true) {
     const int64_t width = product_kernels().panel;
-    merged = z.cols.dense() && z.channels < width && z.cols.taps.size() > 1;
+    merged = merging && z.cols.dense() && z.channels < width && z.cols.taps.size() > 1;
     tap_columns = merged ? 1 : static_cast<int64_t>(z.cols.taps.size());
     width_of_tap = z.channels * static_cast<int64_t>(merged ? z.cols.taps.size() : 1);
     padded = divide_up(width_of_tap, width) * width;

@@ -125,26 +125,48 @@ class MatrixOperand {
   std::vector<int64_t> line_rows_;
 };
 
+// A strip of all sources; tasks of one strip that a thread takes in turn load it once.
+class MatrixOperands {
+ public:
+  MatrixOperands(const MatrixEngine& engine, const std::vector<Source<BFloat16>>& sources, const Placement& placement,
+                 const Cut& cut)
+      : holds_(engine), placement_(placement), cut_(cut) {
+    for (const Source<BFloat16>& source : sources)
+      operands.emplace_back(source, static_cast<int>(1 + operands.size()), sources.size() == 1);
+  }
+
+  void load(int64_t strip) {
+    if (strip == loaded_) return;
+    for (MatrixOperand& operand : operands) operand.load(cut_.begin(strip), cut_.begin(strip + 1));
+    offsets = offsets_of(operands[0].pieces(), placement_, cut_.columns);
+    loaded_ = strip;
+  }
+
+  std::vector<MatrixOperand> operands;
+  std::vector<int64_t> offsets;
+
+ private:
+  const MatrixTask holds_;
+  const Placement& placement_;
+  const Cut& cut_;
+  int64_t loaded_ = -1;
+};
+
 template <class Store>
 void matrix_product(const std::vector<Source<BFloat16>>& sources, const Placement& placement, const Cut& cut,
                     const Store& store) {
   const MatrixEngine* engine = matrix_engine();
   TORCH_CHECK(engine, "weights: packed for matrix hardware, which is not to be used any more");
-  for_tasks(cut.strips * cut.groups, cut.parallel, [&](int64_t index) {
-    const MatrixTask holds(*engine);
-    const int64_t strip = index / cut.groups, group = index % cut.groups;
-    std::vector<MatrixOperand> operands;
-    for (size_t s = 0; s < sources.size(); ++s) {
-      operands.emplace_back(sources[s], static_cast<int>(1 + s), sources.size() == 1);
-      operands[s].load(cut.begin(strip), cut.begin(strip + 1));
-    }
-    const std::vector<int64_t> offsets = offsets_of(operands[0].pieces(), placement, cut.columns);
-    const int64_t count = static_cast<int64_t>(offsets.size()), width = cut.width;
-    float* sums = scratch(0, std::max(count, operands[0].rows()) * width);
+  const auto keep = [&] { return MatrixOperands(*engine, sources, placement, cut); };
+  for_tasks(cut.strips * cut.groups, cut.parallel, keep, [&](int64_t task, MatrixOperands& strips) {
+    const int64_t strip = task / cut.groups, group = task % cut.groups, width = cut.width;
+    strips.load(strip);
+    const int64_t count = static_cast<int64_t>(strips.offsets.size());
+    float* sums = scratch(0, std::max(count, strips.operands[0].rows()) * width);
     for (int64_t panel = cut.panels * group / cut.groups; panel < cut.panels * (group + 1) / cut.groups; ++panel) {
       bool add = false;
       for (size_t s = 0; s < sources.size(); ++s) {
-        const MatrixOperand& operand = operands[s];
+        const MatrixOperand& operand = strips.operands[s];
         if (operand.depth() == 0) continue;
         const auto* weights = static_cast<const BFloat16*>(sources[s].weights.const_data_ptr()) +
             panel * operand.depth() * width;
@@ -155,7 +177,7 @@ void matrix_product(const std::vector<Source<BFloat16>>& sources, const Placemen
         add = true;
       }
       if (!add) std::fill_n(sums, count * width, 0.0f); // a lattice that no tap reaches
-      store(strip, panel, sums, offsets.data());
+      store(strip, panel, sums, strips.offsets.data());
     }
   });
 }

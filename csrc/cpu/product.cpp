@@ -8,6 +8,7 @@ namespace {
 
 constexpr int64_t strip_floats = 57344;  // 224 KiB: about half of a second-level cache
 constexpr int64_t least_pixels = 96;     // fewer would not be worth reading all weights
+constexpr int64_t groups_per_task = 3;    // of one strip: they cost nothing, and a short one is waited for in the end
 constexpr int64_t winograd_pixels = 192; // 48 tiles: the same for Winograd's, of which there are more
 
 // Lines whose input, halo included, fills a strip.
@@ -56,7 +57,7 @@ Cut::Cut(const Gather& gather, int64_t depth, int64_t channels, bool winograd)
     if (columns == 1) lines_per_strip = divide_up(lines_per_strip, tile_pixels) * tile_pixels;
   }
   strips = divide_up(lines, lines_per_strip);
-  groups = std::min(panels, divide_up(tasks, strips));
+  groups = std::min(panels, divide_up(parallel ? groups_per_task * tasks : 1, strips));
 }
 
 bool winograd_fits(const Gather& gather, int64_t channels) {

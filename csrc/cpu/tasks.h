@@ -15,14 +15,21 @@ constexpr int64_t parallel_depth = 131072; // multiply-adds that are worth a sec
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// f(task) for every task, by as many threads as there are. Which thread takes a task must not show in its result.
-template <class F>
-void for_tasks(int64_t count, bool parallel, const F& f) {
+// f(task, kept) for every task, by as many threads as there are; `kept` is what a thread keeps from one of its tasks to
+// the next, made by `keep()`. Which thread takes a task must not show in its result.
+template <class Keep, class F>
+void for_tasks(int64_t count, bool parallel, const Keep& keep, const F& f) {
   const int64_t threads = parallel ? std::min<int64_t>(count, at::get_num_threads()) : 1;
   std::atomic<int64_t> next{0};
   at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    for (int64_t task = next++; task < count; task = next++) f(task);
+    auto kept = keep();
+    for (int64_t task = next++; task < count; task = next++) f(task, kept);
   });
+}
+
+template <class F>
+void for_tasks(int64_t count, bool parallel, const F& f) {
+  for_tasks(count, parallel, [] { return 0; }, [&](int64_t task, int) { f(task); });
 }
 
 } // namespace fused_resnet

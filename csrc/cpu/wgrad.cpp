@@ -187,9 +187,9 @@ Tensor as_weight(const Tensor& sums, const Convolution& conv) {
 template <class T>
 Tensor weight_gradient(const Convolution& conv, const Operand<T>& dy, const Operand<T>& z) {
   const Gather gather = fprop_gather(conv);
-  const Columns columns(gather);
-  const Correlated<T> op{pixels_of(gather, conv.filters), gather, dy, z, false};
   const bool winograd = packing<T>() == Packing::floats && winograd_fits(gather, conv.filters);
+  const Columns columns(gather, !winograd);
+  const Correlated<T> op{pixels_of(gather, conv.filters), gather, dy, z, false};
   return as_weight(winograd ? winograd_correlate(op, columns) : correlate(op, columns, nullptr), conv);
 }
 

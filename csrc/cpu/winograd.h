@@ -36,40 +36,69 @@ struct WinogradTiles {
   int64_t before = 0;
 };
 
+// A strip's tiles, transformed; tasks of one strip that a thread takes in turn transform it once.
+template <class T>
+class TransformedStrip {
+ public:
+  TransformedStrip(const Source<T>& source, const Placement& placement, const Cut& cut)
+      : placement_(placement), cut_(cut), channels_(source.gather.channels), row_((channels_ + 15) / 16 * 16),
+        strip_(source.gather, source.operand, 0, channels_, 0, 1, false) {}
+
+  void load(int64_t number) {
+    if (number == loaded_) return;
+    strip_.load(cut_.begin(number), cut_.begin(number + 1));
+    tiles_ = {};
+    for (const Piece& piece : strip_.pieces)
+      tiles_.add(piece.count, cut_.columns, [&](int64_t i, int64_t j) { return strip_.pixel(piece, i, j); });
+    offsets = offsets_of(strip_.pieces, placement_, cut_.columns);
+    const int64_t count = tiles_.count(), plane = count * row_;
+    float* inputs = scratch(2, winograd_positions * plane + 16);
+    product_kernels().winograd_input(tiles_.inputs.data(), count, strip_.layout.line, strip_.layout.step, channels_,
+                                     inputs, row_, plane);
+    rows_.clear();
+    for (int64_t row = 0; row < winograd_positions * count; ++row) rows_.push_back(inputs + row * row_);
+    loaded_ = number;
+  }
+
+  // sums [pixels][width] of a panel, whose weights are [positions][depth][width].
+  void multiply(const float* weights, float* sums) const {
+    const ProductKernels& kernels = product_kernels();
+    const int64_t count = tiles_.count(), plane = count * kernels.panel;
+    float* products = scratch(3, winograd_positions * plane);
+    const Segment segment{0, channels_};
+    for (int position = 0; position < winograd_positions; ++position)
+      kernels.multiply(rows_.data() + position * count, count, &segment, 1,
+                       weights + position * channels_ * kernels.panel, products + position * plane, false);
+    kernels.winograd_output(products, plane, tiles_.pixels.data(), count, sums);
+  }
+
+  std::vector<int64_t> offsets;
+
+ private:
+  const Placement& placement_;
+  const Cut& cut_;
+  int64_t channels_, row_;
+  Strip<T> strip_;
+  WinogradTiles tiles_;
+  std::vector<const float*> rows_; // [positions][tiles]
+  int64_t loaded_ = -1;
+};
+
 // `product` of one source whose weights are packed by pack_winograd: [panels][positions][depth][panel width].
 template <class T, class Store>
 void winograd_product(const Source<T>& source, const Placement& placement, const Cut& cut, const Store& store) {
-  const ProductKernels& kernels = product_kernels();
-  const int64_t channels = source.gather.channels, row = (channels + 15) / 16 * 16;
-  const auto task = [&](int64_t index) {
-    const int64_t number = index / cut.groups, group = index % cut.groups;
-    Strip<T> strip(source.gather, source.operand, 0, channels, 0, 1, false);
-    strip.load(cut.begin(number), cut.begin(number + 1));
-    WinogradTiles tiles;
-    for (const Piece& piece : strip.pieces)
-      tiles.add(piece.count, cut.columns, [&](int64_t i, int64_t j) { return strip.pixel(piece, i, j); });
-    const std::vector<int64_t> offsets = offsets_of(strip.pieces, placement, cut.columns);
-    const int64_t count = tiles.count(), plane = count * row, product_plane = count * cut.width;
-    float* inputs = scratch(2, winograd_positions * plane + 16);
-    kernels.winograd_input(tiles.inputs.data(), count, strip.layout.line, strip.layout.step, channels, inputs, row,
-                           plane);
-    std::vector<const float*> rows(static_cast<size_t>(count));
-    float* sums = scratch(0, static_cast<int64_t>(offsets.size()) * cut.width);
-    float* products = scratch(3, winograd_positions * product_plane);
-    const Segment segment{0, channels};
+  const int64_t panel_floats = winograd_positions * source.gather.channels * cut.width;
+  const float* weights = source.weights.template const_data_ptr<float>();
+  const auto keep = [&] { return TransformedStrip<T>(source, placement, cut); };
+  for_tasks(cut.strips * cut.groups, cut.parallel, keep, [&](int64_t task, TransformedStrip<T>& strip) {
+    const int64_t number = task / cut.groups, group = task % cut.groups;
+    strip.load(number);
+    float* sums = scratch(0, static_cast<int64_t>(strip.offsets.size()) * cut.width);
     for (int64_t panel = cut.panels * group / cut.groups; panel < cut.panels * (group + 1) / cut.groups; ++panel) {
-      const float* weights =
-          source.weights.template const_data_ptr<float>() + panel * winograd_positions * channels * cut.width;
-      for (int position = 0; position < winograd_positions; ++position) {
-        for (int64_t t = 0; t < count; ++t) rows[static_cast<size_t>(t)] = inputs + position * plane + t * row;
-        kernels.multiply(rows.data(), count, &segment, 1, weights + position * channels * cut.width,
-                         products + position * product_plane, false);
-      }
-      kernels.winograd_output(products, product_plane, tiles.pixels.data(), count, sums);
-      store(number, panel, sums, offsets.data());
+      strip.multiply(weights + panel * panel_floats, sums);
+      store(number, panel, sums, strip.offsets.data());
     }
-  };
-  for_tasks(cut.strips * cut.groups, cut.parallel, task);
+  });
 }
 
 } // namespace fused_resnet
