@@ -7,7 +7,12 @@ from tests.cpu import sanitized
 if why := sanitized.why_not():
     pytest.skip(why, allow_module_level=True)
 
-TESTS = "tests/cpu/test_ops.py", "tests/cpu/test_threads.py", "tests/cpu/test_replay.py", "tests/test_cpu_backend.py"
+TESTS = (
+    "tests/cpu/test_ops.py",
+    "tests/cpu/test_threads.py",
+    "tests/cpu/test_replay.py",
+    "tests/test_cpu_backend.py",
+)
 # Python and torch run at a fraction of their speed: a few sizes of everything.
 COMPACT = "nan or empty or right_with or reference or replayed or (Winograd and (odd or filters))"
 EVERYTHING = "not training_step and not without_a_usable_extension and not long_sums"
