@@ -150,3 +150,12 @@ def test_environment(monkeypatch):
     where = tuning.environment_of_cpu()
     assert f"torch {torch.__version__}" in where and f"{torch.get_num_threads()} threads" in where
     assert "matrix engine" in where
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16))
+@pytest.mark.parametrize("baseline", (False, True))
+def test_where_ours_have_no_vectors_of_this_processor(monkeypatch, dtype, baseline):
+    """In fp32 the library may; bf16, which it has not in hardware there, it emulates."""
+    monkeypatch.setattr(engines, "_library_has_bf16", lambda: False)
+    monkeypatch.setattr(engines, "_ON_BASELINE", baseline)
+    assert engines.contested(dtype) == (baseline and dtype == torch.float32)

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .. import _extension
+
 OWN = ("triton", "cuda")  # in order of preference, where nothing was measured
 LIBRARY = "library"
 CPU = "cpu"
@@ -61,16 +63,23 @@ _BF16_IN_HARDWARE: bool = (
 )  # asked here: torch.compile cannot trace it
 
 
+# Our kernels are then what the compiler makes for any such processor; the library's may be for this one.
+_ON_BASELINE: bool = (
+    _extension.load() is not None and _extension.build_info()["cpu_instruction_set"] == "baseline"
+)
+
+
 def _library_has_bf16() -> bool:
     return _BF16_IN_HARDWARE
 
 
 def contested(dtype: torch.dtype) -> bool:
-    """Whether the library's convolutions on this CPU may be faster than ours: in bf16, where it has it.
+    """Whether the library's convolutions on this CPU may be faster than ours.
 
-    It multiplies in bf16 there, ours in fp32, or in bf16 in a way that nobody has measured.
+    In bf16, where it has it: it multiplies in bf16 there, ours in fp32, or in bf16 in a way that nobody has
+    measured. And where ours have no kernels for this processor's instruction set.
     """
-    return dtype == torch.bfloat16 and _library_has_bf16()
+    return (dtype == torch.bfloat16 and _library_has_bf16()) or (dtype == torch.float32 and _ON_BASELINE)
 
 
 def table(own: Sequence[str]) -> dict[Convolution, str]:
