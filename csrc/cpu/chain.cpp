@@ -39,7 +39,8 @@ struct Block {
   float floor;
 };
 
-// What is multiplied in Winograd's way (winograd.h): its tiles, whose lines and pixels are `line` and `step` floats apart.
+// What is multiplied in Winograd's way (winograd.h): its tiles, whose lines and pixels are `line` and `step` floats
+// apart.
 struct Tiles : WinogradTiles {
   int64_t line, step;
   const float* weights;
@@ -72,22 +73,13 @@ void multiply(const std::vector<Factor>& factors, int64_t filters, const Output<
 
 template <class T>
 void multiply(const Tiles& tiles, int64_t filters, const Output<T>& to, const ForwardEpilogue<T>& epilogue) {
-  const ProductKernels& kernels = product_kernels();
-  const int64_t width = kernels.panel, depth = tiles.depth, row = (depth + 15) / 16 * 16;
-  const int64_t plane = tiles.count() * row, product_plane = tiles.count() * width;
-  float* sums = scratch(0, to.count * width + winograd_positions * (product_plane + plane) + 16);
-  float *products = sums + to.count * width, *inputs = products + winograd_positions * product_plane;
-  kernels.winograd_input(tiles.inputs.data(), tiles.count(), tiles.line, tiles.step, depth, inputs, row, plane);
-  std::vector<const float*> rows(static_cast<size_t>(tiles.count()));
-  const Segment segment{0, depth};
+  const int64_t width = product_kernels().panel, made = TransformedTiles::products(tiles.count());
+  float* sums = scratch(0, to.count * width + made + TransformedTiles::inputs(tiles.count(), tiles.depth));
+  float *products = sums + to.count * width, *inputs = products + made;
+  TransformedTiles transformed;
+  transformed.transform(tiles, tiles.line, tiles.step, tiles.depth, inputs);
   store_panels(filters, to, epilogue, [&](int64_t panel, int64_t) {
-    for (int64_t position = 0; position < winograd_positions; ++position) {
-      for (int64_t t = 0; t < tiles.count(); ++t) rows[static_cast<size_t>(t)] = inputs + position * plane + t * row;
-      kernels.multiply(rows.data(), tiles.count(), &segment, 1,
-                       tiles.weights + (panel * winograd_positions + position) * depth * width,
-                       products + position * product_plane, false);
-    }
-    kernels.winograd_output(products, product_plane, tiles.pixels.data(), tiles.count(), sums);
+    transformed.multiply(tiles.weights + panel * winograd_positions * tiles.depth * width, tiles, products, sums);
     return sums;
   });
 }

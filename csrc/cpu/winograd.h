@@ -36,12 +36,45 @@ struct WinogradTiles {
   int64_t before = 0;
 };
 
+// Tiles after winograd_input, rows of channels [positions][tiles].
+class TransformedTiles {
+ public:
+  static int64_t row(int64_t channels) { return divide_up(channels, 16) * 16; }
+  // Floats that `inputs` and a panel's `products` need.
+  static int64_t inputs(int64_t tiles, int64_t channels) { return winograd_positions * tiles * row(channels) + 16; }
+  static int64_t products(int64_t tiles) { return winograd_positions * tiles * product_kernels().panel; }
+
+  void transform(const WinogradTiles& tiles, int64_t line, int64_t step, int64_t channels, float* inputs) {
+    count_ = tiles.count();
+    channels_ = channels;
+    product_kernels().winograd_input(tiles.inputs.data(), count_, line, step, channels, inputs, row(channels),
+                                     count_ * row(channels));
+    rows_.clear();
+    for (int64_t i = 0; i < winograd_positions * count_; ++i) rows_.push_back(inputs + i * row(channels));
+  }
+
+  // sums [pixels][width] of a panel, whose weights are [positions][channels][width].
+  void multiply(const float* weights, const WinogradTiles& tiles, float* products, float* sums) const {
+    const ProductKernels& kernels = product_kernels();
+    const int64_t plane = count_ * kernels.panel;
+    const Segment segment{0, channels_};
+    for (int position = 0; position < winograd_positions; ++position)
+      kernels.multiply(rows_.data() + position * count_, count_, &segment, 1,
+                       weights + position * channels_ * kernels.panel, products + position * plane, false);
+    kernels.winograd_output(products, plane, tiles.pixels.data(), count_, sums);
+  }
+
+ private:
+  int64_t count_ = 0, channels_ = 0;
+  std::vector<const float*> rows_;
+};
+
 // A strip's tiles, transformed; tasks of one strip that a thread takes in turn transform it once.
 template <class T>
 class TransformedStrip {
  public:
   TransformedStrip(const Source<T>& source, const Placement& placement, const Cut& cut)
-      : placement_(placement), cut_(cut), channels_(source.gather.channels), row_((channels_ + 15) / 16 * 16),
+      : placement_(placement), cut_(cut), channels_(source.gather.channels),
         strip_(source.gather, source.operand, 0, channels_, 0, 1, false) {}
 
   void load(int64_t number) {
@@ -51,25 +84,14 @@ class TransformedStrip {
     for (const Piece& piece : strip_.pieces)
       tiles_.add(piece.count, cut_.columns, [&](int64_t i, int64_t j) { return strip_.pixel(piece, i, j); });
     offsets = offsets_of(strip_.pieces, placement_, cut_.columns);
-    const int64_t count = tiles_.count(), plane = count * row_;
-    float* inputs = scratch(2, winograd_positions * plane + 16);
-    product_kernels().winograd_input(tiles_.inputs.data(), count, strip_.layout.line, strip_.layout.step, channels_,
-                                     inputs, row_, plane);
-    rows_.clear();
-    for (int64_t row = 0; row < winograd_positions * count; ++row) rows_.push_back(inputs + row * row_);
+    transformed_.transform(tiles_, strip_.layout.line, strip_.layout.step, channels_,
+                           scratch(2, TransformedTiles::inputs(tiles_.count(), channels_)));
     loaded_ = number;
   }
 
   // sums [pixels][width] of a panel, whose weights are [positions][depth][width].
   void multiply(const float* weights, float* sums) const {
-    const ProductKernels& kernels = product_kernels();
-    const int64_t count = tiles_.count(), plane = count * kernels.panel;
-    float* products = scratch(3, winograd_positions * plane);
-    const Segment segment{0, channels_};
-    for (int position = 0; position < winograd_positions; ++position)
-      kernels.multiply(rows_.data() + position * count, count, &segment, 1,
-                       weights + position * channels_ * kernels.panel, products + position * plane, false);
-    kernels.winograd_output(products, plane, tiles_.pixels.data(), count, sums);
+    transformed_.multiply(weights, tiles_, scratch(3, TransformedTiles::products(tiles_.count())), sums);
   }
 
   std::vector<int64_t> offsets;
@@ -77,10 +99,10 @@ class TransformedStrip {
  private:
   const Placement& placement_;
   const Cut& cut_;
-  int64_t channels_, row_;
+  int64_t channels_;
   Strip<T> strip_;
   WinogradTiles tiles_;
-  std::vector<const float*> rows_; // [positions][tiles]
+  TransformedTiles transformed_;
   int64_t loaded_ = -1;
 };
 

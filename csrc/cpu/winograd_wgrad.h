@@ -14,7 +14,9 @@ constexpr int64_t winograd_strip_floats = 262144; // of transformed tiles: 1 MiB
 class LinePairs {
  public:
   explicit LinePairs(const Gather& gather)
-      : count(gather.images * divide_up(gather.rows.out, 2)), lines_(gather.rows.out), per_image_(divide_up(lines_, 2)) {}
+      : count(gather.images * divide_up(gather.rows.out, 2)),
+        lines_(gather.rows.out),
+        per_image_(divide_up(lines_, 2)) {}
   int64_t first_line(int64_t pair) const { return pair / per_image_ * lines_ + pair % per_image_ * 2; }
 
   int64_t count;
@@ -40,7 +42,7 @@ class WinogradSums {
 
   // Pairs of lines of a strip.
   int64_t pairs_per_strip() const {
-    const int64_t tiles = divide_up(op_columns(), 2), floats = winograd_positions * (g_row_ + z_row_);
+    const int64_t tiles = divide_up(columns(), 2), floats = winograd_positions * (g_row_ + z_row_);
     return std::max<int64_t>(1, std::min(winograd_strip_tiles, winograd_strip_floats / floats) / tiles);
   }
 
@@ -48,12 +50,12 @@ class WinogradSums {
     const ProductKernels& kernels = product_kernels();
     g_.load(begin, end);
     z_.load(begin, end, true);
-    find_tiles();
-    const int64_t count = static_cast<int64_t>(z_tiles_.size());
+    const WinogradTiles tiles = find_tiles();
+    const int64_t count = tiles.count();
     float* g = scratch(3, winograd_positions * count * (g_row_ + z_row_) + 256);
     float* z = g + winograd_positions * count * g_row_;
     kernels.winograd_gradient(g_pixels_.data(), count, share_.filters, g, g_row_, count * g_row_);
-    kernels.winograd_input(z_tiles_.data(), count, z_.layout.line, z_.layout.step, share_.channels, z, z_row_,
+    kernels.winograd_input(tiles.inputs.data(), count, z_.layout.line, z_.layout.step, share_.channels, z, z_row_,
                            count * z_row_);
     Correlation tile{nullptr, nullptr, g_row_, 0, z_row_, 0, 1, count};
     for (int64_t position = 0; position < winograd_positions; ++position)
@@ -76,28 +78,25 @@ class WinogradSums {
 
  private:
   int64_t plane() const { return share_.filters * padded_; }
-  int64_t op_columns() const { return g_.layout.gather.cols.out; }
+  int64_t columns() const { return g_.layout.gather.cols.out; }
 
-  void find_tiles() {
-    z_tiles_.clear();
+  // z's tiles, and of each the pixels of g, `nothing_` for those that do not exist.
+  WinogradTiles find_tiles() {
+    WinogradTiles tiles;
+    for (const Piece& piece : z_.pieces)
+      tiles.add(piece.count, columns(), [&](int64_t i, int64_t j) { return z_.pixel(piece, i, j); });
+    g_.pixels(pixels_);
     g_pixels_.clear();
-    for (size_t p = 0; p < z_.pieces.size(); ++p)
-      for (int64_t i = 0; i < z_.pieces[p].count; i += 2)
-        for (int64_t j = 0; j < op_columns(); j += 2) {
-          z_tiles_.push_back(z_.pixel(z_.pieces[p], i, j));
-          for (int64_t di = 0; di < 2; ++di)
-            for (int64_t dj = 0; dj < 2; ++dj) {
-              const bool exists = i + di < g_.pieces[p].count && j + dj < op_columns();
-              g_pixels_.push_back(exists ? g_.pixel(g_.pieces[p], i + di, j + dj) : nothing_.data());
-            }
-        }
+    for (const int32_t pixel : tiles.pixels)
+      g_pixels_.push_back(pixel < 0 ? nothing_.data() : pixels_[static_cast<size_t>(pixel)]);
+    return tiles;
   }
 
   Share share_;
   int64_t padded_, g_row_, z_row_;
   Strip<T> g_, z_;
   std::vector<float> nothing_;
-  std::vector<const float*> z_tiles_, g_pixels_;
+  std::vector<const float*> pixels_, g_pixels_;
   float* sums_;
 };
 
