@@ -10,10 +10,9 @@
 
 namespace fused_resnet {
 
-// Storage of a bfloat16; arithmetic happens in float.
-struct BFloat16 {
-  uint16_t bits;
-};
+// Storage of a bfloat16; arithmetic happens in float. An enumeration, because compilers leave loops that copy structures
+// scalar.
+enum class BFloat16 : uint16_t {};
 
 template <class T>
 struct Accumulator {

@@ -4,7 +4,7 @@
 inline float widen(float v) { return v; }
 inline double widen(double v) { return v; }
 inline float widen(BFloat16 v) {
-  const uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
+  const uint32_t bits = static_cast<uint32_t>(v) << 16;
   float wide;
   __builtin_memcpy(&wide, &bits, sizeof wide);
   return wide;
@@ -14,13 +14,15 @@ template <class T>
 inline T narrow(Acc<T> v) {
   return v;
 }
-// To nearest, ties to even, as c10::BFloat16.
+// To nearest, ties to even, as c10::BFloat16. In arithmetic on bits alone: where it may branch on NaN, compilers leave
+// loops around it scalar.
 template <>
 inline BFloat16 narrow<BFloat16>(float v) {
   uint32_t bits;
   __builtin_memcpy(&bits, &v, sizeof bits);
+  const uint32_t is_nan = 0u - static_cast<uint32_t>((bits & 0x7fffffffu) > 0x7f800000u);
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  return {static_cast<uint16_t>(v != v ? 0x7fc0u : rounded)};
+  return static_cast<BFloat16>((rounded & ~is_nan) | (0x7fc0u & is_nan));
 }
 
 // a*b + c, in one rounding where the instruction set has it. Every z goes through here, so forward and backward

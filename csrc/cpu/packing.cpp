@@ -12,7 +12,7 @@ namespace {
 
 float widened(float v) { return v; }
 float widened(BFloat16 v) {
-  const uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
+  const uint32_t bits = static_cast<uint32_t>(v) << 16;
   float wide;
   __builtin_memcpy(&wide, &bits, sizeof wide);
   return wide;

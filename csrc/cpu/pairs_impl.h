@@ -12,10 +12,6 @@ inline void interleave(const E* __restrict a, const E* __restrict b, int64_t cou
   }
 }
 
-inline void interleave(const BFloat16* a, const BFloat16* b, int64_t count, BFloat16* out) {
-  interleave(&a->bits, &b->bits, count, &out->bits); // compilers make vectors of these alone
-}
-
 // Two rows of `columns`, the second of which may be absent, in pairs; up to `width` zeros.
 template <int64_t width>
 inline void pair(const BFloat16* even, const BFloat16* odd, int64_t columns, BFloat16* out) {
