@@ -1,6 +1,4 @@
 // The arithmetic of Gram-folded units on vectors and small matrices: docs/design.md, "Gram folding".
-#include <ATen/ops/mm.h>
-
 #include <algorithm>
 #include <vector>
 
@@ -65,6 +63,29 @@ Tensor scaled_rows(const Tensor& w, const float* factors) {
   return scaled;
 }
 
+// Rows [K, C] as the activations of K pixels [1, C, K, 1], for products by the loops of convolutions: a BLAS may have
+// none for this processor.
+Tensor as_pixels(const Tensor& rows) {
+  return rows.view({1, rows.size(0), 1, rows.size(1)}).permute({0, 3, 1, 2});
+}
+
+// w gram; gram is symmetric.
+Tensor times_gram(const Tensor& w, const Tensor& gram) {
+  const int64_t channels = w.size(1);
+  const Tensor filters = gram_matrix(gram, channels).view({channels, channels, 1, 1});
+  return conv_fprop(as_pixels(w), filters, {}, {}, "identity", {1, 1}, {0, 0}, {1, 1}, 1, {}, {}, "identity")
+      .permute({0, 2, 3, 1})
+      .view(w.sizes());
+}
+
+// aᵀ b [C, C]
+Tensor product_over_rows(const Tensor& a, const Tensor& b) {
+  const int64_t channels = a.size(1);
+  return conv_wgrad(as_pixels(a), as_pixels(b), {}, "identity", {channels, channels, 1, 1}, {1, 1}, {0, 0}, {1, 1}, 1,
+                    {}, {})
+      .view({channels, channels});
+}
+
 // constant -= Σ factors[r] / divisor * rows[r], in double.
 void subtract_rows(std::vector<double>& constant, const Tensor& rows, const float* factors, double divisor) {
   const int64_t channels = rows.size(1), grain = std::max<int64_t>(16, min_task / rows.size(0));
@@ -84,7 +105,7 @@ std::tuple<Tensor, Tensor> folded_stats(const Tensor& weight, const Tensor& mean
   const Tensor w = matrix(weight, "weight");
   const int64_t filters = w.size(0), channels = w.size(1);
   const Tensor in_mean = check_vectors<float>(mean, 1, channels, "mean");
-  const Tensor moved = at::mm(w, gram_matrix(gram, channels));
+  const Tensor moved = times_gram(w, gram);
   Tensor means = at::empty({filters}, w.options()), vars = at::empty({filters}, w.options());
   const float *all = data<float>(w), *all_moved = data<float>(moved), *m = data<float>(in_mean);
   for_rows_of(w, [&, mean_out = data<float>(means), var_out = data<float>(vars)](int64_t k) {
@@ -124,7 +145,7 @@ Tensor folded_wgrad(const Tensor& p, const Tensor& sums, const Tensor& dnorm, co
   const Tensor coefficients = check_vectors<float>(dnorm, 3, filters, "dnorm");
   const Tensor in_mean = check_vectors<float>(mean, 1, channels, "mean");
   const float *sg = data<float>(given), *a = data<float>(coefficients), *b = a + filters, *m = data<float>(in_mean);
-  const Tensor result = at::mm(w, gram_matrix(gram, channels));
+  const Tensor result = times_gram(w, gram);
   for_rows_of(w, [&, all_p = data<float>(gradient), all = data<float>(result)](int64_t k) {
     const float *p_row = all_p + k * channels, of_g = sg[k], scale = a[k], of_gram = b[k];
     float* out = all + k * channels;
@@ -143,7 +164,7 @@ std::tuple<Tensor, Tensor, Tensor> folded_matrices(const Tensor& weight, const T
   const Tensor in_mean = check_vectors<float>(mean, 1, channels, "mean");
   const float *a = data<float>(coefficients), *b = a + filters;
   const Tensor weight_g = scaled_rows(w, a).to(weight.scalar_type());
-  const Tensor weight_x = at::mm(w.t(), scaled_rows(w, b)).to(weight.scalar_type());
+  const Tensor weight_x = product_over_rows(w, scaled_rows(w, b)).to(weight.scalar_type());
   // from the rounded matrices, so that rounding them leaves no bias behind
   std::vector<double> constant(static_cast<size_t>(channels));
   subtract_rows(constant, matrix(weight_g, "weight_g"), data<float>(given), count);

@@ -22,20 +22,6 @@ inline void pair(const BFloat16* even, const BFloat16* odd, int64_t columns, BFl
   for (int64_t i = 2 * columns; i < 2 * width; ++i) out[i] = BFloat16{};
 }
 
-inline void pair_rows(const float* rows, int64_t groups, int64_t depth, BFloat16* out) {
-  for (int64_t group = 0; group < groups; ++group)
-    for (int64_t d = 0; d < depth; d += 2, out += 2 * panel_width) {
-      BFloat16 even[panel_width], odd[panel_width] = {};
-      for (int64_t c = 0; c < panel_width; ++c) even[c] = narrow<BFloat16>(rows[c]);
-      rows += panel_width;
-      if (d + 1 < depth) {
-        for (int64_t c = 0; c < panel_width; ++c) odd[c] = narrow<BFloat16>(rows[c]);
-        rows += panel_width;
-      }
-      interleave(even, odd, panel_width, out);
-    }
-}
-
 inline void pair_pixels(const BFloat16* line, int64_t pixels, int64_t step, int64_t columns, BFloat16* out) {
   for (int64_t p = 0; p < pixels; p += 2, line += 2 * step, out += 2 * panel_width)
     pair<panel_width>(line, p + 1 < pixels ? line + step : nullptr, columns, out);
@@ -74,4 +60,26 @@ inline void transpose(const BFloat16* line, int64_t pixels, int64_t step, int64_
     for (int64_t c = 0; c < channels; c += block)
       transpose_block(line + p * step + c, smaller(2 * block, pixels - p), step, smaller(block, channels - c),
                       out + c * out_step + p, out_step);
+}
+
+// Panels are made of columns here: a pair is of neighbours in a row.
+inline void pair_columns(const BFloat16* rows, int64_t count, int64_t step, int64_t depth, BFloat16* out) {
+  uint32_t words[block * block], other[block * block];
+  for (int64_t first = 0; first < panel_width; first += block)
+    for (int64_t d = 0; d < depth; d += 2 * block) {
+      const int64_t columns = smaller(2 * block, depth - d);
+      for (int64_t i = 0; i < block; ++i) {
+        if (first + i < count && columns == 2 * block) {
+          __builtin_memcpy(words + i * block, rows + (first + i) * step + d, block * sizeof(uint32_t));
+          continue;
+        }
+        BFloat16 row[2 * block] = {};
+        for (int64_t c = 0; first + i < count && c < columns; ++c) row[c] = rows[(first + i) * step + d + c];
+        __builtin_memcpy(words + i * block, row, sizeof row);
+      }
+      turn(words, other);
+      for (int64_t pair = 0; 2 * pair < columns; ++pair)
+        __builtin_memcpy(out + 2 * ((d / 2 + pair) * panel_width + first), words + pair * block,
+                         block * sizeof(uint32_t));
+    }
 }

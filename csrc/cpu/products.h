@@ -99,8 +99,8 @@ struct ProductKernels {
   void (*column_sums)(const float* strip, int64_t pixels, int64_t step, int64_t channels, double* sums);
 
   // What matrix hardware multiplies (matrix_engine.h) has an even depth, filled up with zeros.
-  // rows [groups][depth][panel] -> out [groups][depth/2][panel][2], rounded to bf16.
-  void (*pair_rows)(const float* rows, int64_t groups, int64_t depth, BFloat16* out);
+  // `count` rows of `depth`, `step` apart -> out [depth/2][panel][2], absent rows as zeros.
+  void (*pair_columns)(const BFloat16* rows, int64_t count, int64_t step, int64_t depth, BFloat16* out);
 
   // `columns` of a line of pixels, `step` apart -> out [pixels/2][panel][2].
   void (*pair_pixels)(const BFloat16* line, int64_t pixels, int64_t step, int64_t columns, BFloat16* out);

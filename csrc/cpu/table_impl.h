@@ -25,7 +25,7 @@ constexpr OperandKernels<T> operands_of{read<T, float>, read<T, T>, store_forwar
                                         store_gradient<T>};
 
 constexpr ProductKernels product_table{panel_width,       multiply,        correlate,   winograd_input, winograd_output,
-                                       winograd_gradient, winograd_filter, column_sums, pair_rows,      pair_pixels,
+                                       winograd_gradient, winograd_filter, column_sums, pair_columns,   pair_pixels,
                                        transpose};
 } // namespace
 

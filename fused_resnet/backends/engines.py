@@ -58,28 +58,30 @@ def rule(conv: Convolution, own: Sequence[str] = OWN) -> str:
     return LIBRARY if not own or (kernel != [1, 1] and channels >= COMPUTE_BOUND) else own[0]
 
 
-_BF16_IN_HARDWARE: bool = (
-    torch.ops.mkldnn._is_mkldnn_bf16_supported()
-)  # asked here: torch.compile cannot trace it
-
+# Asked here: torch.compile traces none of it.
+_BUILT = _extension.build_info() if _extension.load() is not None else None
 
 # Our kernels are then what the compiler makes for any such processor; the library's may be for this one.
-_ON_BASELINE: bool = (
-    _extension.load() is not None and _extension.build_info()["cpu_instruction_set"] == "baseline"
+_ON_BASELINE = _BUILT is not None and _BUILT["cpu_instruction_set"] == "baseline"
+
+_ONLY_THE_LIBRARY_HAS_BF16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported() and (
+    _BUILT is None or _BUILT["matrix_engine"] == "none"
 )
 
 
-def _library_has_bf16() -> bool:
-    return _BF16_IN_HARDWARE
+def _only_the_library_has_bf16() -> bool:
+    return _ONLY_THE_LIBRARY_HAS_BF16
 
 
 def contested(dtype: torch.dtype) -> bool:
     """Whether the library's convolutions on this CPU may be faster than ours.
 
-    In bf16, where it has it: it multiplies in bf16 there, ours in fp32, or in bf16 in a way that nobody has
-    measured. And where ours have no kernels for this processor's instruction set.
+    In bf16, where it alone multiplies in the processor's bf16 instructions, and where ours have no kernels for
+    this processor's instruction set.
     """
-    return (dtype == torch.bfloat16 and _library_has_bf16()) or (dtype == torch.float32 and _ON_BASELINE)
+    return (dtype == torch.bfloat16 and _only_the_library_has_bf16()) or (
+        dtype == torch.float32 and _ON_BASELINE
+    )
 
 
 def table(own: Sequence[str]) -> dict[Convolution, str]:
