@@ -20,6 +20,7 @@ constexpr StripLimits of_floats{208, 98304};
 // 768 KiB; the more pixels are added up at a time, the less often the sums are read and written.
 constexpr StripLimits of_pairs{1024, 393216};
 constexpr int64_t pad = 16;
+constexpr int64_t cache_line = 32; // of bf16
 
 // How the pixels of some lines lie in both strips; as one line, where they do.
 Correlation lines_of(const StripLayout& g, const StripLayout& z, int64_t lines) {
@@ -85,11 +86,12 @@ void correlate_strip(const Correlated<T>& op, const Columns& columns, const Shar
     const Correlation tile = lines_of(g.layout, z.layout, g.pieces[p].count);
     const int64_t paired = (tile.pixels + 1) / 2 * 2, depth = tile.lines * paired;
     const BFloat16 *g_first = g.pixel(g.pieces[p], 0, 0), *z_first = z.pixel(z.pieces[p], 0, 0);
-    BFloat16 *by_filter = scratch_of<BFloat16>(0, share.filters * depth),
+    const int64_t apart = (divide_up(depth, cache_line) | 1) * cache_line; // a power of two would share few lines
+    BFloat16 *by_filter = scratch_of<BFloat16>(0, share.filters * apart),
              *pairs = scratch_of<BFloat16>(3, depth * kernels.panel);
     for (int64_t l = 0; l < tile.lines; ++l)
       kernels.transpose(g_first + l * tile.g_line, tile.pixels, tile.g_step, share.filters, by_filter + l * paired,
-                        depth);
+                        apart);
     for (int64_t column = 0; column < last; column += kernels.panel)
       for (int64_t tap = 0; tap < columns.taps; ++tap) {
         const auto r = static_cast<size_t>(tap / columns.tap_columns);
@@ -100,7 +102,7 @@ void correlate_strip(const Correlated<T>& op, const Columns& columns, const Shar
                               pairs + l * paired * kernels.panel);
         const int64_t k = first_filter(op, share, column);
         if (k < share.filters)
-          engine.multiply(share.filters - k, kernels.panel, depth, depth, row, add || p > 0, by_filter + k * depth, pairs,
+          engine.multiply(share.filters - k, kernels.panel, depth, apart, row, add || p > 0, by_filter + k * apart, pairs,
                           sums + (share.first_filter + k) * row + tap * columns.padded + share.first_channel + column);
       }
   }
