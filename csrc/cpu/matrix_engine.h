@@ -1,10 +1,10 @@
-// Processors' matrix hardware for bf16 (AMX, AVX512-BF16), through torch's own small matrix products.
+// Processors' instructions for products of bf16: AMX through torch's own small matrix products, else AVX512-BF16.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
-#include "kernels.h"
+#include "products.h"
 
 namespace fused_resnet {
 
@@ -16,16 +16,22 @@ struct MatrixEngine {
   void (*multiply)(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldc, bool add, const BFloat16* a,
                    const BFloat16* b, float* c);
 
+  // The same of rows anywhere, of each of which k elements lie in segments: products [m][n] of the sums of all segments.
+  // Null where rows have to be at one distance.
+  void (*multiply_rows)(const BFloat16* const* rows, int64_t m, int64_t n, const Segment* segments, int64_t segment_count,
+                        int64_t ldc, bool add, const BFloat16* b, float* c);
+
   // Gives back what this thread holds of the hardware since its last `multiply`.
   void (*release)();
 };
 
-// The hardware's, where there is one and ATen may use it (torch.backends.mkldnn.enabled, ATEN_CPU_CAPABILITY): null
-// where products of bf16 are better done in fp32.
+// The best one that there is and that ATen's settings allow (ATEN_CPU_CAPABILITY; AMX: torch.backends.mkldnn.enabled,
+// too): null where products of bf16 are better done in fp32.
 const MatrixEngine* matrix_engine();
 
-// For tests: "auto" (as above), "hardware" (raises where there is none), "emulated" (the same contract in plain loops)
-// or "none", from now on and for the whole process.
+// For tests: "auto" (as above), "amx" or "avx512_bf16" (raises where it is missing), "emulated" or
+// "emulated_rows" (the same contract in plain loops, without and with `multiply_rows`) or "none", from now on and for the
+// whole process.
 void use_matrix_engine(const std::string& name);
 
 // The name of the one in use, or "none".

@@ -12,16 +12,19 @@ constexpr int64_t longest_pairs = 512; // elements of a pixel that are multiplie
 constexpr int64_t least_unfolded = 32; // channels from which taps are multiplied one by one
 constexpr int64_t short_line = 32;     // pixels, from which on a line is worth a product of its own
 constexpr int64_t block_pixels = 128;  // whose sums stay in the first-level cache while the taps are added up
+constexpr int64_t longest_row = 2048;  // elements of all taps of a pixel: with the weights of more, caches overflow
 
 // A source's strip as rows of matrices.
 class MatrixOperand {
  public:
   // alone: nothing else is added to its sums, so that these may have gaps while they are added up.
-  MatrixOperand(const Source<BFloat16>& source, int slot, bool alone)
-      : unfolds_(source.gather.taps() > 1 && source.gather.channels < least_unfolded),
+  MatrixOperand(const MatrixEngine& engine, const Source<BFloat16>& source, int slot, bool alone)
+      : anywhere_(engine.multiply_rows != nullptr),
+        unfolds_(!anywhere_ && source.gather.taps() > 1 && source.gather.channels < least_unfolded),
         strip_(source.gather, source.operand, 0, source.gather.channels, 0, slot, !unfolds_, 2),
-        segments_(strip_.layout.segments(longest_pairs, unfolds_)) {
+        segments_(strip_.layout.segments(anywhere_ ? longest_row : longest_pairs, anywhere_ || unfolds_)) {
     for (const Segment& segment : segments_) depth_ += segment.depth;
+    if (anywhere_) return;
     const StripLayout& layout = strip_.layout;
     columns_ = layout.gather.cols.out;
     line_ = layout.rows.step * layout.line;
@@ -38,12 +41,18 @@ class MatrixOperand {
 
   void load(int64_t begin, int64_t end) {
     strip_.load(begin, end);
+    if (anywhere_) {
+      strip_.pixels(pixels_);
+      rows_ = static_cast<int64_t>(pixels_.size());
+      return;
+    }
     find_runs();
     if (unfolds_) unfold();
   }
 
   // sums [pixels][width] = (add: +=) the pixels times weights [depth/2][width][2]. There is room for rows() of them.
   void multiply(const MatrixEngine& engine, const BFloat16* weights, int64_t width, bool add, float* sums) const {
+    if (anywhere_) return multiply_anywhere(engine, weights, width, add, sums);
     const std::vector<Segment> whole{{0, depth_}};
     for (auto first = runs_.begin(); first != runs_.end();) {
       auto last = first;
@@ -70,6 +79,19 @@ class MatrixOperand {
                         weights, sums + run->before * width);
       weights += segment.depth * width;
       add = true;
+    }
+  }
+
+  void multiply_anywhere(const MatrixEngine& engine, const BFloat16* weights, int64_t width, bool add,
+                         float* sums) const {
+    for (auto first = segments_.begin(); first != segments_.end();) {
+      auto last = first;
+      int64_t depth = 0;
+      while (last != segments_.end() && (depth == 0 || depth + last->depth <= longest_row)) depth += last++->depth;
+      engine.multiply_rows(pixels_.data(), rows_, width, &*first, last - first, width, add, weights, sums);
+      weights += depth * width;
+      add = true;
+      first = last;
     }
   }
 
@@ -115,12 +137,13 @@ class MatrixOperand {
     runs_.assign(1, {rows, depth_, rows_, 0});
   }
 
-  bool unfolds_;
+  bool anywhere_, unfolds_;
   Strip<BFloat16, BFloat16> strip_;
   std::vector<Segment> segments_;
-  int64_t depth_ = 0, columns_, line_, distance_;
+  int64_t depth_ = 0, columns_ = 0, line_ = 0, distance_ = 0;
   int64_t pitch_ = 0; // pixels from one line to the next, where lines can be one run
   int64_t rows_ = 0;
+  std::vector<const BFloat16*> pixels_; // where they may lie anywhere
   std::vector<Run> runs_;
   std::vector<int64_t> line_rows_;
 };
@@ -132,7 +155,7 @@ class MatrixOperands {
                  const Cut& cut)
       : holds_(engine), placement_(placement), cut_(cut) {
     for (const Source<BFloat16>& source : sources)
-      operands.emplace_back(source, static_cast<int>(1 + operands.size()), sources.size() == 1);
+      operands.emplace_back(engine, source, static_cast<int>(1 + operands.size()), sources.size() == 1);
   }
 
   void load(int64_t strip) {

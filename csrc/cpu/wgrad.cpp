@@ -71,8 +71,29 @@ void correlate_strip(const Correlated<T>& op, const Columns& columns, const Shar
   }
 }
 
-// The same on matrix hardware, whose products are over pairs of a line's pixels: g with its channels for rows, z in
-// pairs for every tap.
+// A piece of both strips on matrix hardware, whose products are over pairs of a line's pixels.
+struct PairedPiece {
+  Correlation tile;
+  const BFloat16 *g, *z;
+  int64_t line; // pixels, filled up to pairs
+  int64_t first; // of the pixels of all pieces
+};
+
+template <class T>
+std::vector<PairedPiece> paired_pieces(const Strip<T, BFloat16>& g, const Strip<T, BFloat16>& z) {
+  std::vector<PairedPiece> found;
+  int64_t first = 0;
+  for (size_t p = 0; p < g.pieces.size(); ++p) {
+    const Correlation tile = lines_of(g.layout, z.layout, g.pieces[p].count);
+    const int64_t line = divide_up(tile.pixels, 2) * 2;
+    found.push_back({tile, g.pixel(g.pieces[p], 0, 0), z.pixel(z.pieces[p], 0, 0), line, first});
+    first += tile.lines * line;
+  }
+  return found;
+}
+
+// The same on matrix hardware: g with its channels for rows, z in pairs for every tap, of all pieces at once, as the
+// sums are read and written for every product.
 template <class T>
 void correlate_strip(const Correlated<T>& op, const Columns& columns, const Share& share, Strip<T, BFloat16>& g,
                      Strip<T, BFloat16>& z, int64_t begin, int64_t end, float* sums, bool add) {
@@ -82,30 +103,28 @@ void correlate_strip(const Correlated<T>& op, const Columns& columns, const Shar
   z.load(begin, end);
   const int64_t row = columns.taps * columns.padded;
   const int64_t last = columns.merged ? columns.width_of_tap : share.channels;
-  for (size_t p = 0; p < g.pieces.size(); ++p) {
-    const Correlation tile = lines_of(g.layout, z.layout, g.pieces[p].count);
-    const int64_t paired = (tile.pixels + 1) / 2 * 2, depth = tile.lines * paired;
-    const BFloat16 *g_first = g.pixel(g.pieces[p], 0, 0), *z_first = z.pixel(z.pieces[p], 0, 0);
-    const int64_t apart = (divide_up(depth, cache_line) | 1) * cache_line; // a power of two would share few lines
-    BFloat16 *by_filter = scratch_of<BFloat16>(0, share.filters * apart),
-             *pairs = scratch_of<BFloat16>(3, depth * kernels.panel);
-    for (int64_t l = 0; l < tile.lines; ++l)
-      kernels.transpose(g_first + l * tile.g_line, tile.pixels, tile.g_step, share.filters, by_filter + l * paired,
-                        apart);
-    for (int64_t column = 0; column < last; column += kernels.panel)
-      for (int64_t tap = 0; tap < columns.taps; ++tap) {
-        const auto r = static_cast<size_t>(tap / columns.tap_columns);
-        const auto s = static_cast<size_t>(tap % columns.tap_columns);
-        const BFloat16* at = z_first + column + z.layout.tap(r, s);
-        for (int64_t l = 0; l < tile.lines; ++l)
-          kernels.pair_pixels(at + l * tile.z_line, tile.pixels, tile.z_step, last - column,
-                              pairs + l * paired * kernels.panel);
-        const int64_t k = first_filter(op, share, column);
-        if (k < share.filters)
-          engine.multiply(share.filters - k, kernels.panel, depth, apart, row, add || p > 0, by_filter + k * apart, pairs,
-                          sums + (share.first_filter + k) * row + tap * columns.padded + share.first_channel + column);
-      }
-  }
+  const std::vector<PairedPiece> pieces = paired_pieces(g, z);
+  const int64_t depth = pieces.back().first + pieces.back().tile.lines * pieces.back().line;
+  const int64_t apart = (divide_up(depth, cache_line) | 1) * cache_line; // a power of two would share few lines
+  BFloat16 *by_filter = scratch_of<BFloat16>(0, share.filters * apart),
+           *pairs = scratch_of<BFloat16>(3, depth * kernels.panel);
+  for (const PairedPiece& piece : pieces)
+    for (int64_t l = 0; l < piece.tile.lines; ++l)
+      kernels.transpose(piece.g + l * piece.tile.g_line, piece.tile.pixels, piece.tile.g_step, share.filters,
+                        by_filter + piece.first + l * piece.line, apart);
+  for (int64_t column = 0; column < last; column += kernels.panel)
+    for (int64_t tap = 0; tap < columns.taps; ++tap) {
+      const int64_t k = first_filter(op, share, column);
+      if (k >= share.filters) continue;
+      const int64_t offset =
+          column + z.layout.tap(static_cast<size_t>(tap / columns.tap_columns), static_cast<size_t>(tap % columns.tap_columns));
+      for (const PairedPiece& piece : pieces)
+        for (int64_t l = 0; l < piece.tile.lines; ++l)
+          kernels.pair_pixels(piece.z + offset + l * piece.tile.z_line, piece.tile.pixels, piece.tile.z_step,
+                              last - column, pairs + (piece.first + l * piece.line) * kernels.panel);
+      engine.multiply(share.filters - k, kernels.panel, depth, apart, row, add, by_filter + k * apart, pairs,
+                      sums + (share.first_filter + k) * row + tap * columns.padded + share.first_channel + column);
+    }
 }
 
 // totals[c] += Σ over the strip's pixels.

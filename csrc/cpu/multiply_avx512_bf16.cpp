@@ -1,0 +1,85 @@
+// Matrix products by AVX512-BF16: a register tile holds the sums of some rows and a panel of columns.
+#include "multiply_avx512_bf16.h"
+
+#include "tables.h"
+
+#ifdef FUSED_RESNET_X86
+#include <immintrin.h>
+
+#include <stdexcept>
+
+#define FUSED_RESNET_AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+
+namespace fused_resnet {
+
+namespace {
+
+constexpr int64_t columns = 64, vector = 16, vectors = columns / vector;
+constexpr int64_t most_rows = 6; // whose sums, with the pairs of a panel, fill 28 of 32 registers
+
+struct Segments {
+  const Segment *begin, *end;
+};
+
+template <int count>
+FUSED_RESNET_AVX512_BF16 void multiply_tile(const BFloat16* const* rows, Segments segments, int64_t ldc, bool add,
+                                            const BFloat16* b, float* c) {
+  __m512 sums[count][vectors];
+  for (int i = 0; i < count; ++i)
+    for (int j = 0; j < vectors; ++j) sums[i][j] = add ? _mm512_loadu_ps(c + i * ldc + j * vector) : _mm512_setzero_ps();
+  for (const Segment* segment = segments.begin; segment != segments.end; ++segment) {
+    const BFloat16* a[count];
+    for (int i = 0; i < count; ++i) a[i] = rows[i] + segment->offset;
+    for (int64_t d = 0; d < segment->depth; d += 2, b += 2 * columns) {
+      __m512i pairs[vectors];
+      for (int j = 0; j < vectors; ++j) pairs[j] = _mm512_loadu_si512(b + 2 * j * vector);
+      for (int i = 0; i < count; ++i) {
+        int pair;
+        __builtin_memcpy(&pair, a[i] + d, sizeof pair);
+        const __m512i broadcast = _mm512_set1_epi32(pair);
+        for (int j = 0; j < vectors; ++j)
+          sums[i][j] = _mm512_dpbf16_ps(sums[i][j], (__m512bh)broadcast, (__m512bh)pairs[j]);
+      }
+    }
+  }
+  for (int i = 0; i < count; ++i)
+    for (int j = 0; j < vectors; ++j) _mm512_storeu_ps(c + i * ldc + j * vector, sums[i][j]);
+}
+
+constexpr decltype(&multiply_tile<1>) multiply_tiles[]{multiply_tile<1>, multiply_tile<2>, multiply_tile<3>,
+                                                       multiply_tile<4>, multiply_tile<5>, multiply_tile<6>};
+
+// f(first row, rows) of tiles about as high as each other: a low one would wait for its sums.
+template <class F>
+void for_tiles(int64_t m, const F& f) {
+  const int64_t count = (m + most_rows - 1) / most_rows;
+  for (int64_t tile = 0; tile < count; ++tile) f(m * tile / count, m * (tile + 1) / count - m * tile / count);
+}
+
+void check_columns(int64_t n) {
+  if (n != columns) throw std::invalid_argument("n: expected 64 columns, got " + std::to_string(n));
+}
+
+} // namespace
+
+void multiply_avx512_bf16(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldc, bool add, const BFloat16* a,
+                          const BFloat16* b, float* c) {
+  check_columns(n);
+  const Segment whole{0, k};
+  for_tiles(m, [&](int64_t first, int64_t count) {
+    const BFloat16* rows[most_rows];
+    for (int64_t i = 0; i < count; ++i) rows[i] = a + (first + i) * lda;
+    multiply_tiles[count - 1](rows, {&whole, &whole + 1}, ldc, add, b, c + first * ldc);
+  });
+}
+
+void multiply_rows_avx512_bf16(const BFloat16* const* rows, int64_t m, int64_t n, const Segment* segments,
+                               int64_t segment_count, int64_t ldc, bool add, const BFloat16* b, float* c) {
+  check_columns(n);
+  for_tiles(m, [&](int64_t first, int64_t count) {
+    multiply_tiles[count - 1](rows + first, {segments, segments + segment_count}, ldc, add, b, c + first * ldc);
+  });
+}
+
+} // namespace fused_resnet
+#endif
