@@ -18,7 +18,7 @@ struct StripLimits {
 // 384 KiB; g's and z's pixels of a register tile stay in the first-level cache.
 constexpr StripLimits of_floats{208, 98304};
 // 768 KiB; the more pixels are added up at a time, the less often the sums are read and written.
-constexpr StripLimits of_pairs{1024, 393216};
+constexpr StripLimits of_pairs{768, 262144};
 constexpr int64_t pad = 16;
 constexpr int64_t cache_line = 32; // of bf16
 

@@ -10,13 +10,12 @@ import torch
 
 from fused_resnet import _extension
 from fused_resnet.analysis import kernel_truth
-from fused_resnet.analysis.kernel_arguments import BUILDERS, Conv, Make
+from fused_resnet.analysis.kernel_arguments import BUILDERS, Make
 from fused_resnet.backends import cpu
 from tests.cpu.problems import OVER_ROWS, PROBLEMS, SIZES, VARIANTS, VARIED, assert_right, run, with_a_nan
 
 BF16 = torch.bfloat16
 PRODUCTS = {name: problem for name, problem in (PROBLEMS | VARIED).items() if problem.op in VARIANTS}
-STEM = Conv(2, 39, 37, 3, 64, (7, 7), (2, 2), (3, 3))
 
 
 @contextlib.contextmanager
@@ -31,12 +30,26 @@ def using(engine="auto", kernels="auto"):
         module.use_product_kernels("auto")
 
 
-def why_no_hardware():
+def why_missing(engine):
+    if _extension.load() is None:
+        return "no extension"
     try:
-        with using("hardware"):
+        with using(engine):
             return None
     except RuntimeError as error:
         return str(error).partition("\n")[0]
+
+
+EMULATED = ("emulated", "emulated_rows")
+HARDWARE = ("amx", "avx512_bf16")
+ENGINES = [
+    *EMULATED,
+    *(
+        pytest.param(e, marks=pytest.mark.skipif(why is not None, reason=str(why)))
+        for e in HARDWARE
+        for why in [why_missing(e)]
+    ),
+]
 
 
 def taken(problem, dtype, seed=0):
@@ -66,10 +79,11 @@ def assert_promised(op, args, results):
     assert max(found.values()) <= 1, f"{op}: {found}"
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", PRODUCTS)
-def test_truth(name):
+def test_truth(name, engine):
     problem = PRODUCTS[name]
-    with using("emulated"):
+    with using(engine):
         for args in taken(problem, BF16):
             results = run(problem.op, args, cpu.OPS[problem.op])
             assert_promised(problem.op, args, results)
@@ -80,25 +94,27 @@ def test_truth(name):
 NAMES = [name for name in PRODUCTS if name.endswith((": 17 channels", ": stem", ": 3x3 at stride 2", "-odd"))]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", NAMES)
-def test_nan(name):
+def test_nan(name, engine):
     """A NaN is where torch has it, and nowhere else: not beside what fills up pairs."""
     problem = PRODUCTS[name]
-    with using("emulated"):
+    with using(engine):
         for args in taken(problem, BF16, seed=1):
             for planted in with_a_nan(args):
                 if problem.op != "gram":
                     assert_promised(problem.op, planted, run(problem.op, planted, cpu.OPS[problem.op]))
 
 
+@pytest.mark.parametrize("engine", EMULATED)
 @pytest.mark.parametrize("name", NAMES)
-def test_wide_panels(name):
+def test_wide_panels(name, engine):
     """As AVX-512 cuts them. Norm-wise: without fused multiply-adds an operand may be rounded otherwise."""
     problem = PRODUCTS[name]
     for args in taken(problem, BF16):
-        with using("emulated"):
+        with using(engine):
             narrow = run(problem.op, args, cpu.OPS[problem.op])
-        with using("emulated", "wide"):
+        with using(engine, "wide"):
             wide = run(problem.op, args, cpu.OPS[problem.op])
         for a, b in zip(narrow, wide, strict=True):
             assert (a.double() - b.double()).norm() <= 4e-3 * b.double().norm()
@@ -119,7 +135,7 @@ def test_both_ways_agree(op):
     """In fp32 and in bf16, without a prologue: operands are the same."""
     args = BUILDERS[op](Make(BF16, seed=0), SIZES["17 channels"], **{**VARIANTS[op][0]})
     results = []
-    for engine in ("none", "emulated"):
+    for engine in ("none", *EMULATED):
         with using(engine):
             for _ in range(5):  # weights that are kept are not kept for the other way
                 results.append(run(op, args, cpu.OPS[op]))
@@ -128,22 +144,16 @@ def test_both_ways_agree(op):
             assert (a.double() - b.double()).norm() <= 1e-2 * b.double().norm()
 
 
-@pytest.mark.parametrize("op", ("conv_fprop", "conv_dgrad_reduce", "conv_wgrad"))
-def test_on_hardware(op):
-    if why := why_no_hardware():
-        pytest.skip(why)
-    for size in (SIZES["17 channels"], SIZES["many rows"], STEM):
-        args = BUILDERS[op](Make(BF16, seed=0), size)
-        with using("hardware"):
-            assert_promised(op, args, run(op, args, cpu.OPS[op]))
-
-
 def test_names():
     module = _extension.load()
-    assert _extension.build_info()["matrix_engine"] in ("none", "hardware")
-    with using("emulated"):
-        assert _extension.build_info()["matrix_engine"] == "emulated"
-    with pytest.raises(RuntimeError, match="expected auto, hardware, emulated or none, got fast"):
+    best = next((engine for engine in HARDWARE if why_missing(engine) is None), "none")
+    assert _extension.build_info()["matrix_engine"] == best
+    for engine in EMULATED:
+        with using(engine):
+            assert _extension.build_info()["matrix_engine"] == engine
+    with pytest.raises(
+        RuntimeError, match="expected auto, amx, avx512_bf16, emulated, emulated_rows or none, got f"
+    ):
         module.use_matrix_engine("fast")
     with pytest.raises(ValueError, match="expected auto, baseline or, on x86, wide, got avx1024"):
         module.use_product_kernels("avx1024")
