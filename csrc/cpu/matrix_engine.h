@@ -1,4 +1,4 @@
-// Processors' instructions for products of bf16: AMX through torch's own small matrix products, else AVX512-BF16.
+// Processors' instructions for products of bf16: AMX, else AVX512-BF16.
 #pragma once
 
 #include <cstdint>
@@ -8,30 +8,38 @@
 
 namespace fused_resnet {
 
+// c [m][n] = (add: +=) a * b. A row of a consists of segments of even depths; b is in pairs of its elements, [Σ depth/2]
+// [n][2]; c's rows lie ldc >= n apart. What lies between the rows is neither read nor written.
+struct MatrixProduct {
+  int64_t m, n;
+  const Segment* segments;
+  int64_t segment_count;
+  const BFloat16* b;
+  float* c;
+  int64_t ldc;
+  bool add;
+};
+
 struct MatrixEngine {
   const char* name;
 
-  // c [m][n] = (add: +=) a [m][k] * b; a's rows lie lda >= k apart and c's ldc >= n, of floats. b is in pairs of rows,
-  // [k/2][n][2], and k is even. What lies between the rows is neither read nor written.
-  void (*multiply)(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldc, bool add, const BFloat16* a,
-                   const BFloat16* b, float* c);
+  // a's rows lie lda apart.
+  void (*multiply)(const MatrixProduct& product, const BFloat16* a, int64_t lda);
 
-  // The same of rows anywhere, of each of which k elements lie in segments: products [m][n] of the sums of all segments.
-  // Null where rows have to be at one distance.
-  void (*multiply_rows)(const BFloat16* const* rows, int64_t m, int64_t n, const Segment* segments, int64_t segment_count,
-                        int64_t ldc, bool add, const BFloat16* b, float* c);
+  // a's rows lie anywhere; null where they have to be at one distance.
+  void (*multiply_rows)(const MatrixProduct& product, const BFloat16* const* rows);
 
   // Gives back what this thread holds of the hardware since its last `multiply`.
   void (*release)();
 };
 
-// The best one that there is and that ATen's settings allow (ATEN_CPU_CAPABILITY; AMX: torch.backends.mkldnn.enabled,
-// too): null where products of bf16 are better done in fp32.
+// The best one that there is and that the environment allows (ATEN_CPU_CAPABILITY; AMX: ONEDNN_MAX_CPU_ISA, too): null
+// where products of bf16 are better done in fp32.
 const MatrixEngine* matrix_engine();
 
-// For tests: "auto" (as above), "amx" or "avx512_bf16" (raises where it is missing), "emulated" or
-// "emulated_rows" (the same contract in plain loops, without and with `multiply_rows`) or "none", from now on and for the
-// whole process.
+// For tests: "auto" (as above), "amx" or "avx512_bf16" (raises where it is missing); "emulated" or "emulated_rows" (the same in
+// plain loops, without and with `multiply_rows`), "emulated_tiles" (AMX's own code on emulated tiles); "none"; from now
+// on and for the whole process.
 void use_matrix_engine(const std::string& name);
 
 // The name of the one in use, or "none".

@@ -11,7 +11,6 @@ namespace fused_resnet {
 constexpr int64_t longest_pairs = 512; // elements of a pixel that are multiplied at a time
 constexpr int64_t least_unfolded = 32; // channels from which taps are multiplied one by one
 constexpr int64_t short_line = 32;     // pixels, from which on a line is worth a product of its own
-constexpr int64_t block_pixels = 128;  // whose sums stay in the first-level cache while the taps are added up
 constexpr int64_t longest_row = 2048;  // elements of all taps of a pixel: with the weights of more, caches overflow
 
 // A source's strip as rows of matrices.
@@ -53,12 +52,13 @@ class MatrixOperand {
   // sums [pixels][width] = (add: +=) the pixels times weights [depth/2][width][2]. There is room for rows() of them.
   void multiply(const MatrixEngine& engine, const BFloat16* weights, int64_t width, bool add, float* sums) const {
     if (anywhere_) return multiply_anywhere(engine, weights, width, add, sums);
-    const std::vector<Segment> whole{{0, depth_}};
-    for (auto first = runs_.begin(); first != runs_.end();) {
-      auto last = first;
-      for (int64_t pixels = 0; last != runs_.end() && pixels < block_pixels; ++last) pixels += last->count;
-      multiply(engine, first, last, unfolds_ ? whole : segments_, weights, width, add, sums);
-      first = last;
+    const Segment whole{0, depth_};
+    const auto count = static_cast<int64_t>(segments_.size());
+    MatrixProduct product{0, width, unfolds_ ? &whole : segments_.data(), unfolds_ ? 1 : count, weights, nullptr, width, add};
+    for (const Run& run : runs_) {
+      product.m = run.count;
+      product.c = sums + run.before * width;
+      engine.multiply(product, run.first, run.distance);
     }
     close_gaps(width, sums);
   }
@@ -69,18 +69,6 @@ class MatrixOperand {
     const BFloat16* first;
     int64_t distance, count, before;
   };
-  using Runs = std::vector<Run>::const_iterator;
-
-  static void multiply(const MatrixEngine& engine, Runs first, Runs last, const std::vector<Segment>& segments,
-                       const BFloat16* weights, int64_t width, bool add, float* sums) {
-    for (const Segment& segment : segments) {
-      for (auto run = first; run != last; ++run)
-        engine.multiply(run->count, width, segment.depth, run->distance, width, add, run->first + segment.offset,
-                        weights, sums + run->before * width);
-      weights += segment.depth * width;
-      add = true;
-    }
-  }
 
   void multiply_anywhere(const MatrixEngine& engine, const BFloat16* weights, int64_t width, bool add,
                          float* sums) const {
@@ -88,21 +76,20 @@ class MatrixOperand {
       auto last = first;
       int64_t depth = 0;
       while (last != segments_.end() && (depth == 0 || depth + last->depth <= longest_row)) depth += last++->depth;
-      engine.multiply_rows(pixels_.data(), rows_, width, &*first, last - first, width, add, weights, sums);
+      engine.multiply_rows({rows_, width, &*first, last - first, weights, sums, width, add}, pixels_.data());
       weights += depth * width;
       add = true;
       first = last;
     }
   }
 
-  // Lines that follow each other at the distance of `pitch_` pixels are one run, of a block's length.
+  // Lines that follow each other at the distance of `pitch_` pixels are one run.
   void find_runs() {
     runs_.clear();
     line_rows_.clear();
     rows_ = 0;
-    const bool once = unfolds_ || segments_.size() == 1; // sums are not come back to
     for (const Piece& piece : strip_.pieces) {
-      const int64_t most = pitch_ == 0 ? 1 : once ? piece.count : std::max<int64_t>(1, block_pixels / pitch_);
+      const int64_t most = pitch_ == 0 ? 1 : piece.count;
       for (int64_t i = 0; i < piece.count; i += most) {
         const int64_t lines = std::min(most, piece.count - i), count = (lines - 1) * pitch_ + columns_;
         runs_.push_back({strip_.pixel(piece, i, 0), distance_, count, rows_});

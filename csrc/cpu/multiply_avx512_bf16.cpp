@@ -17,17 +17,14 @@ namespace {
 constexpr int64_t columns = 64, vector = 16, vectors = columns / vector;
 constexpr int64_t most_rows = 6; // whose sums, with the pairs of a panel, fill 28 of 32 registers
 
-struct Segments {
-  const Segment *begin, *end;
-};
-
 template <int count>
-FUSED_RESNET_AVX512_BF16 void multiply_tile(const BFloat16* const* rows, Segments segments, int64_t ldc, bool add,
-                                            const BFloat16* b, float* c) {
+FUSED_RESNET_AVX512_BF16 void multiply_tile(const MatrixProduct& product, const BFloat16* const* rows, float* c) {
+  const int64_t ldc = product.ldc;
+  const BFloat16* b = product.b;
   __m512 sums[count][vectors];
   for (int i = 0; i < count; ++i)
-    for (int j = 0; j < vectors; ++j) sums[i][j] = add ? _mm512_loadu_ps(c + i * ldc + j * vector) : _mm512_setzero_ps();
-  for (const Segment* segment = segments.begin; segment != segments.end; ++segment) {
+    for (int j = 0; j < vectors; ++j) sums[i][j] = product.add ? _mm512_loadu_ps(c + i * ldc + j * vector) : _mm512_setzero_ps();
+  for (const Segment* segment = product.segments; segment != product.segments + product.segment_count; ++segment) {
     const BFloat16* a[count];
     for (int i = 0; i < count; ++i) a[i] = rows[i] + segment->offset;
     for (int64_t d = 0; d < segment->depth; d += 2, b += 2 * columns) {
@@ -56,28 +53,25 @@ void for_tiles(int64_t m, const F& f) {
   for (int64_t tile = 0; tile < count; ++tile) f(m * tile / count, m * (tile + 1) / count - m * tile / count);
 }
 
-void check_columns(int64_t n) {
-  if (n != columns) throw std::invalid_argument("n: expected 64 columns, got " + std::to_string(n));
+void check_columns(const MatrixProduct& product) {
+  if (product.n != columns) throw std::invalid_argument("n: expected 64 columns, got " + std::to_string(product.n));
 }
 
 } // namespace
 
-void multiply_avx512_bf16(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldc, bool add, const BFloat16* a,
-                          const BFloat16* b, float* c) {
-  check_columns(n);
-  const Segment whole{0, k};
-  for_tiles(m, [&](int64_t first, int64_t count) {
+void multiply_avx512_bf16(const MatrixProduct& product, const BFloat16* a, int64_t lda) {
+  check_columns(product);
+  for_tiles(product.m, [&](int64_t first, int64_t count) {
     const BFloat16* rows[most_rows];
     for (int64_t i = 0; i < count; ++i) rows[i] = a + (first + i) * lda;
-    multiply_tiles[count - 1](rows, {&whole, &whole + 1}, ldc, add, b, c + first * ldc);
+    multiply_tiles[count - 1](product, rows, product.c + first * product.ldc);
   });
 }
 
-void multiply_rows_avx512_bf16(const BFloat16* const* rows, int64_t m, int64_t n, const Segment* segments,
-                               int64_t segment_count, int64_t ldc, bool add, const BFloat16* b, float* c) {
-  check_columns(n);
-  for_tiles(m, [&](int64_t first, int64_t count) {
-    multiply_tiles[count - 1](rows + first, {segments, segments + segment_count}, ldc, add, b, c + first * ldc);
+void multiply_rows_avx512_bf16(const MatrixProduct& product, const BFloat16* const* rows) {
+  check_columns(product);
+  for_tiles(product.m, [&](int64_t first, int64_t count) {
+    multiply_tiles[count - 1](product, rows + first, product.c + first * product.ldc);
   });
 }
 

@@ -2,8 +2,9 @@
 #include <ATen/ops/zeros.h>
 
 #include "convolution.h"
-#include "matrix_engine.h"
+#include "matrix_product.h"
 #include "packing.h"
+#include "pool_of_buffers.h"
 #include "reduce.h"
 #include "winograd_wgrad.h"
 
@@ -92,6 +93,14 @@ std::vector<PairedPiece> paired_pieces(const Strip<T, BFloat16>& g, const Strip<
   return found;
 }
 
+// A long row in parts, as caches like them.
+std::vector<Segment> segments_of(int64_t depth) {
+  std::vector<Segment> found;
+  for (int64_t first = 0; first < depth; first += longest_pairs)
+    found.push_back({first, std::min(longest_pairs, depth - first)});
+  return found;
+}
+
 // The same on matrix hardware: g with its channels for rows, z in pairs for every tap, of all pieces at once, as the
 // sums are read and written for every product.
 template <class T>
@@ -106,6 +115,7 @@ void correlate_strip(const Correlated<T>& op, const Columns& columns, const Shar
   const std::vector<PairedPiece> pieces = paired_pieces(g, z);
   const int64_t depth = pieces.back().first + pieces.back().tile.lines * pieces.back().line;
   const int64_t apart = (divide_up(depth, cache_line) | 1) * cache_line; // a power of two would share few lines
+  const std::vector<Segment> segments = segments_of(depth);
   BFloat16 *by_filter = scratch_of<BFloat16>(0, share.filters * apart),
            *pairs = scratch_of<BFloat16>(3, depth * kernels.panel);
   for (const PairedPiece& piece : pieces)
@@ -122,8 +132,10 @@ void correlate_strip(const Correlated<T>& op, const Columns& columns, const Shar
         for (int64_t l = 0; l < piece.tile.lines; ++l)
           kernels.pair_pixels(piece.z + offset + l * piece.tile.z_line, piece.tile.pixels, piece.tile.z_step,
                               last - column, pairs + (piece.first + l * piece.line) * kernels.panel);
-      engine.multiply(share.filters - k, kernels.panel, depth, apart, row, add, by_filter + k * apart, pairs,
-                      sums + (share.first_filter + k) * row + tap * columns.padded + share.first_channel + column);
+      float* to = sums + (share.first_filter + k) * row + tap * columns.padded + share.first_channel + column;
+      engine.multiply({share.filters - k, kernels.panel, segments.data(), static_cast<int64_t>(segments.size()), pairs, to,
+                       row, add},
+                      by_filter + k * apart, apart);
     }
 }
 
@@ -161,7 +173,8 @@ Tensor correlate(const Correlated<T>& op, const Columns& columns, double* totals
   const int64_t work = lines * op.g_gather.cols.out * filters * columns.taps * columns.width_of_tap;
   const Split split(columns, filters, channels, lines, work, op.symmetric);
   const int64_t size = filters * columns.taps * columns.padded;
-  Tensor sums = at::empty({split.copies, size}, at::kFloat);
+  const bool final = split.copies == 1 && columns.padded == columns.width_of_tap; // else what is added up is
+  Tensor sums = final ? at::empty({1, size}, at::kFloat) : pooled({split.copies, size});
   Tensor columns_total = at::zeros({totals ? split.copies : 0, channels}, at::kDouble);
   const auto run = [&](int64_t task) {
     const int64_t copy = task / split.parts;

@@ -40,7 +40,7 @@ def why_missing(engine):
         return str(error).partition("\n")[0]
 
 
-EMULATED = ("emulated", "emulated_rows")
+EMULATED = ("emulated", "emulated_rows", "emulated_tiles")
 HARDWARE = ("amx", "avx512_bf16")
 ENGINES = [
     *EMULATED,
@@ -152,7 +152,7 @@ def test_names():
         with using(engine):
             assert _extension.build_info()["matrix_engine"] == engine
     with pytest.raises(
-        RuntimeError, match="expected auto, amx, avx512_bf16, emulated, emulated_rows or none, got f"
+        RuntimeError, match="expected auto, amx, avx512_bf16, emulated, emulated_rows, emulated_tiles"
     ):
         module.use_matrix_engine("fast")
     with pytest.raises(ValueError, match="expected auto, baseline or, on x86, wide, got avx1024"):
