@@ -1,4 +1,4 @@
-"""Who convolves bf16 on CPUs where only the library has it: what was measured to be faster, on this kind of CPU."""
+"""Who convolves bf16 on CPUs where only the library has it in hardware: who was measured to be faster."""
 
 import functools
 import json

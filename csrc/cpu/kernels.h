@@ -10,8 +10,8 @@
 
 namespace fused_resnet {
 
-// Storage of a bfloat16; arithmetic happens in float. An enumeration, because compilers leave loops that copy structures
-// scalar.
+// Storage of a bfloat16; arithmetic happens in float. An enumeration, because compilers leave loops scalar that copy
+// structures.
 enum class BFloat16 : uint16_t {};
 
 template <class T>

@@ -8,8 +8,8 @@
 
 namespace fused_resnet {
 
-// c [m][n] = (add: +=) a * b. A row of a consists of segments of even depths; b is in pairs of its elements, [Σ depth/2]
-// [n][2]; c's rows lie ldc >= n apart. What lies between the rows is neither read nor written.
+// c [m][n] = (add: +=) a * b. A row of a consists of segments of even depths; b is in pairs of a row's elements,
+// [Σ depth/2][n][2]; c's rows lie ldc >= n apart. What lies between the rows is neither read nor written.
 struct MatrixProduct {
   int64_t m, n;
   const Segment* segments;
@@ -37,9 +37,9 @@ struct MatrixEngine {
 // where products of bf16 are better done in fp32.
 const MatrixEngine* matrix_engine();
 
-// For tests: "auto" (as above), "amx" or "avx512_bf16" (raises where it is missing); "emulated" or "emulated_rows" (the same in
-// plain loops, without and with `multiply_rows`), "emulated_tiles" (AMX's own code on emulated tiles); "none"; from now
-// on and for the whole process.
+// For tests: "auto" (as above), "amx" or "avx512_bf16" (raises where it is missing); "emulated" or "emulated_rows" (the
+// same in plain loops, without and with `multiply_rows`), "emulated_tiles" (AMX's own code on emulated tiles); "none";
+// from now on and for the whole process.
 void use_matrix_engine(const std::string& name);
 
 // The name of the one in use, or "none".

@@ -54,7 +54,11 @@ class MatrixOperand {
     if (anywhere_) return multiply_anywhere(engine, weights, width, add, sums);
     const Segment whole{0, depth_};
     const auto count = static_cast<int64_t>(segments_.size());
-    MatrixProduct product{0, width, unfolds_ ? &whole : segments_.data(), unfolds_ ? 1 : count, weights, nullptr, width, add};
+    MatrixProduct product{0, width, segments_.data(), count, weights, nullptr, width, add};
+    if (unfolds_) {
+      product.segments = &whole;
+      product.segment_count = 1;
+    }
     for (const Run& run : runs_) {
       product.m = run.count;
       product.c = sums + run.before * width;

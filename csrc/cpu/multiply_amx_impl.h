@@ -20,8 +20,9 @@ struct Tail {
 
   Tail(const BFloat16* from, int64_t lda, int64_t rows, const BFloat16* pairs, int64_t depth) {
     __builtin_memset(this, 0, sizeof *this);
-    for (int64_t i = 0; i < rows; ++i) __builtin_memcpy(a[i], from + i * lda, static_cast<size_t>(depth) * sizeof(BFloat16));
-    __builtin_memcpy(b, pairs, static_cast<size_t>(depth * columns) * sizeof(BFloat16));
+    const size_t bytes = static_cast<size_t>(depth) * sizeof(BFloat16);
+    for (int64_t i = 0; i < rows; ++i) __builtin_memcpy(a[i], from + i * lda, bytes);
+    __builtin_memcpy(b, pairs, bytes * columns);
   }
 };
 

@@ -24,7 +24,8 @@ FUSED_RESNET_AVX512_BF16 void multiply_tile(const MatrixProduct& product, const 
   __m512 sums[count][vectors];
   for (int i = 0; i < count; ++i)
     for (int j = 0; j < vectors; ++j) sums[i][j] = product.add ? _mm512_loadu_ps(c + i * ldc + j * vector) : _mm512_setzero_ps();
-  for (const Segment* segment = product.segments; segment != product.segments + product.segment_count; ++segment) {
+  const Segment* const end = product.segments + product.segment_count;
+  for (const Segment* segment = product.segments; segment != end; ++segment) {
     const BFloat16* a[count];
     for (int i = 0; i < count; ++i) a[i] = rows[i] + segment->offset;
     for (int64_t d = 0; d < segment->depth; d += 2, b += 2 * columns) {

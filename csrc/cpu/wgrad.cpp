@@ -39,6 +39,10 @@ Correlation lines_of(const StripLayout& g, const StripLayout& z, int64_t lines) 
   return tile;
 }
 
+int64_t offset_of(const StripLayout& z, const Columns& columns, int64_t tap) {
+  return z.tap(static_cast<size_t>(tap / columns.tap_columns), static_cast<size_t>(tap % columns.tap_columns));
+}
+
 // Of a symmetric product, the first of the share's filters that `column` needs.
 template <class T>
 int64_t first_filter(const Correlated<T>& op, const Share& share, int64_t column) {
@@ -60,8 +64,7 @@ void correlate_strip(const Correlated<T>& op, const Columns& columns, const Shar
     const float *g_first = g.pixel(g_piece, 0, 0), *z_first = z.pixel(z_piece, 0, 0);
     for (int64_t column = 0; column < last; column += kernels.panel)
       for (int64_t tap = 0; tap < columns.taps; ++tap) {
-        tile.z = z_first + column +
-            z.layout.tap(static_cast<size_t>(tap / columns.tap_columns), static_cast<size_t>(tap % columns.tap_columns));
+        tile.z = z_first + column + offset_of(z.layout, columns, tap);
         for (int64_t k = first_filter(op, share, column); k < share.filters; k += tile_filters) {
           tile.g = g_first + k;
           kernels.correlate(tile, std::min(tile_filters, share.filters - k),
@@ -104,7 +107,7 @@ std::vector<Segment> segments_of(int64_t depth) {
 // The same on matrix hardware: g with its channels for rows, z in pairs for every tap, of all pieces at once, as the
 // sums are read and written for every product.
 template <class T>
-void correlate_strip(const Correlated<T>& op, const Columns& columns, const Share& share, Strip<T, BFloat16>& g,
+void correlate_strip(const Correlated<T>&, const Columns& columns, const Share& share, Strip<T, BFloat16>& g,
                      Strip<T, BFloat16>& z, int64_t begin, int64_t end, float* sums, bool add) {
   const ProductKernels& kernels = product_kernels();
   const MatrixEngine& engine = *matrix_engine();
@@ -124,18 +127,15 @@ void correlate_strip(const Correlated<T>& op, const Columns& columns, const Shar
                         by_filter + piece.first + l * piece.line, apart);
   for (int64_t column = 0; column < last; column += kernels.panel)
     for (int64_t tap = 0; tap < columns.taps; ++tap) {
-      const int64_t k = first_filter(op, share, column);
-      if (k >= share.filters) continue;
-      const int64_t offset =
-          column + z.layout.tap(static_cast<size_t>(tap / columns.tap_columns), static_cast<size_t>(tap % columns.tap_columns));
+      const int64_t offset = column + offset_of(z.layout, columns, tap);
       for (const PairedPiece& piece : pieces)
         for (int64_t l = 0; l < piece.tile.lines; ++l)
           kernels.pair_pixels(piece.z + offset + l * piece.tile.z_line, piece.tile.pixels, piece.tile.z_step,
                               last - column, pairs + (piece.first + l * piece.line) * kernels.panel);
-      float* to = sums + (share.first_filter + k) * row + tap * columns.padded + share.first_channel + column;
-      engine.multiply({share.filters - k, kernels.panel, segments.data(), static_cast<int64_t>(segments.size()), pairs, to,
-                       row, add},
-                      by_filter + k * apart, apart);
+      float* to = sums + share.first_filter * row + tap * columns.padded + share.first_channel + column;
+      const MatrixProduct product{share.filters, kernels.panel, segments.data(),
+                                  static_cast<int64_t>(segments.size()), pairs, to, row, add};
+      engine.multiply(product, by_filter, apart);
     }
 }
 
@@ -145,16 +145,6 @@ void add_totals(const Strip<T>& z, double* totals) {
   for (const Piece& piece : z.pieces)
     product_kernels().column_sums(z.pixel(piece, 0, 0), piece.count * z.layout.gather.cols.out, z.layout.step,
                                   z.layout.channels, totals);
-}
-void add_totals(const Strip<BFloat16, BFloat16>& z, double* totals) {
-  const int64_t channels = z.layout.channels;
-  for (const Piece& piece : z.pieces) {
-    const int64_t pixels = piece.count * z.layout.gather.cols.out;
-    float* widened = scratch(0, pixels * channels);
-    const Operand<BFloat16> strip{z.pixel(piece, 0, 0)};
-    operand_kernels<BFloat16>().read(strip, {0, pixels, z.layout.step, 0, channels}, widened, channels);
-    product_kernels().column_sums(widened, pixels, channels, channels, totals);
-  }
 }
 
 // Lines of a strip: its pixels, and what it holds of g and z, fit the caches.
@@ -184,7 +174,8 @@ Tensor correlate(const Correlated<T>& op, const Columns& columns, double* totals
       float* own = sums.mutable_data_ptr<float>() + copy * sums.size(1);
       for (int64_t line = share.begin; line < share.end; line += step) {
         correlate_strip(op, columns, share, g, z, line, std::min(line + step, share.end), own, line != share.begin);
-        if (totals) add_totals(z, columns_total.mutable_data_ptr<double>() + copy * channels);
+        if constexpr (std::is_same_v<decltype(z), Strip<T>>)
+          if (totals) add_totals(z, columns_total.mutable_data_ptr<double>() + copy * channels);
       }
     };
     const auto add_as = [&](auto element, bool in_place, StripLimits most) {
@@ -194,7 +185,8 @@ Tensor correlate(const Correlated<T>& op, const Columns& columns, double* totals
           most);
     };
     if constexpr (std::is_same_v<T, BFloat16>)
-      if (const MatrixEngine* engine = matrix_engine()) {
+      // a Gram matrix is of deviations, which rounding would make less exact than a variance may be
+      if (const MatrixEngine* engine = op.symmetric ? nullptr : matrix_engine()) {
         const MatrixTask holds(*engine);
         return add_as(BFloat16{}, true, of_pairs);
       }

@@ -76,8 +76,8 @@ def _only_the_library_has_bf16() -> bool:
 def contested(dtype: torch.dtype) -> bool:
     """Whether the library's convolutions on this CPU may be faster than ours.
 
-    In bf16, where it alone multiplies in the processor's bf16 instructions, and where ours have no kernels for
-    this processor's instruction set.
+    In bf16, where it alone multiplies in the processor's bf16 instructions, and in fp32, where ours have no
+    kernels for this processor's instruction set.
     """
     return (dtype == torch.bfloat16 and _only_the_library_has_bf16()) or (
         dtype == torch.float32 and _ON_BASELINE
