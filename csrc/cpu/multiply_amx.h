@@ -1,6 +1,8 @@
 // A matrix engine of AMX's tiles.
 #pragma once
 
+#include <stdexcept>
+
 #include "matrix_engine.h"
 
 namespace fused_resnet {

@@ -118,6 +118,7 @@ void multiply_rows_of(const MatrixProduct& product, const Group& group, const BF
 
 template <class Tiles>
 void multiply_in_tiles(const MatrixProduct& product, const BFloat16* a, int64_t lda) {
+  if (product.n != columns) throw std::invalid_argument("n: expected 64 columns, got " + std::to_string(product.n));
   const Segment* const end = product.segments + product.segment_count;
   int64_t depth = 0;
   for (const Segment* segment = product.segments; segment != end; ++segment) depth += segment->depth;
