@@ -24,7 +24,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def only_the_library_has_bf16(monkeypatch):
     monkeypatch.setattr(engines, "assigned_on_cpu", {})
-    monkeypatch.setattr(engines, "_only_the_library_has_bf16", lambda: True)
+    monkeypatch.setattr(engines, "_ONLY_THE_LIBRARY_HAS_BF16", True)
     monkeypatch.setattr(tuning, "environment_of_cpu", lambda: "some CPU")
 
 
@@ -98,7 +98,7 @@ def never(monkeypatch):
 def test_nothing_is_measured_without_contest(monkeypatch):
     never(monkeypatch)
     assert {p.engines for p in step(FP32)[0]} == {("cpu",) * 3}
-    monkeypatch.setattr(engines, "_only_the_library_has_bf16", lambda: False)
+    monkeypatch.setattr(engines, "_ONLY_THE_LIBRARY_HAS_BF16", False)
     plans, taken = step(BF16)
     assert {p.engines for p in plans} == {("cpu",) * 3}
     assert {name for op, name in taken if op.startswith("conv_")} == {"cpu"}
@@ -156,6 +156,6 @@ def test_environment(monkeypatch):
 @pytest.mark.parametrize("baseline", (False, True))
 def test_where_ours_have_no_vectors_of_this_processor(monkeypatch, dtype, baseline):
     """In fp32 the library may; bf16, which it has not in hardware there, it emulates."""
-    monkeypatch.setattr(engines, "_only_the_library_has_bf16", lambda: False)
+    monkeypatch.setattr(engines, "_ONLY_THE_LIBRARY_HAS_BF16", False)
     monkeypatch.setattr(engines, "_ON_BASELINE", baseline)
     assert engines.contested(dtype) == (baseline and dtype == torch.float32)

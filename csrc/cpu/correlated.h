@@ -72,10 +72,15 @@ struct Split {
   bool by_channel;
 };
 
+// Are sums of so many copies already what `added_up` gives?
+inline bool are_final(int64_t copies, const Columns& columns) {
+  return copies == 1 && columns.padded == columns.width_of_tap;
+}
+
 // sums [copies][filters * taps * padded columns], the copies added in order, without the columns that only pad.
 inline Tensor added_up(const Tensor& sums, const Columns& columns, int64_t filters) {
   const int64_t copies = sums.size(0), size = sums.size(1), rows = filters * columns.taps;
-  if (copies == 1 && columns.padded == columns.width_of_tap) return sums.view({filters, columns.taps, columns.padded});
+  if (are_final(copies, columns)) return sums.view({filters, columns.taps, columns.padded});
   Tensor total = at::empty({filters, columns.taps, columns.width_of_tap}, at::kFloat);
   const float* from = sums.const_data_ptr<float>();
   float* to = total.mutable_data_ptr<float>();

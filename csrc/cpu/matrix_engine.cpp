@@ -1,6 +1,5 @@
 #include "matrix_engine.h"
 
-#include <ATen/Context.h>
 #include <ATen/cpu/Utils.h>
 #include <ATen/native/CPUBlas.h>
 
@@ -51,19 +50,21 @@ constexpr MatrixEngine emulated_tiles{"emulated_tiles", multiply_emulated_tiles,
 #ifdef FUSED_RESNET_X86
 constexpr MatrixEngine amx{"amx", multiply_amx, nullptr, release_amx};
 constexpr MatrixEngine vectors{"avx512_bf16", multiply_avx512_bf16, multiply_rows_avx512_bf16, [] {}};
-#endif
 
-#ifdef FUSED_RESNET_X86
+std::string why_no_panels() {
+  return product_kernels().panel == engine_columns ? "" : "ATEN_CPU_CAPABILITY is below avx512";
+}
+
 std::string why_not_amx() {
   if (!at::native::cpublas::could_pack(at::kBFloat16)) return "the processor has no AMX, or oneDNN may not use it";
   if (!at::cpu::init_amx()) return "the system does not let this process use AMX";
-  return product_kernels().panel == 64 ? "" : "ATEN_CPU_CAPABILITY is below avx512";
+  return why_no_panels();
 }
 
 std::string why_not_vectors() {
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("avx512bf16")) return "the processor has no AVX512-BF16";
-  return product_kernels().panel == 64 ? "" : "ATEN_CPU_CAPABILITY is below avx512";
+  return why_no_panels();
 }
 #endif
 
@@ -98,6 +99,10 @@ void choose(const MatrixEngine* engine) {
 }
 
 } // namespace
+
+void check_columns(const MatrixProduct& product) {
+  TORCH_CHECK(product.n == engine_columns, "n: expected ", engine_columns, " columns, got ", product.n);
+}
 
 const MatrixEngine* matrix_engine() {
   return automatic.load(std::memory_order_relaxed) ? best_engine() : chosen.load(std::memory_order_relaxed);

@@ -20,6 +20,34 @@ struct MatrixProduct {
   bool add;
 };
 
+// Columns of a product by the processor's instructions: AVX-512's panel.
+constexpr int64_t engine_columns = 64;
+
+// Raises where a product has another number of them.
+void check_columns(const MatrixProduct& product);
+
+// f(part) for parts of a product, added up one after the other, of whole segments and about as deep as each other, no
+// more than `longest` where segments allow it: with the weights of more, caches overflow.
+template <class F>
+void for_parts(const MatrixProduct& product, int64_t longest, const F& f) {
+  int64_t depth = 0, of_part = 0;
+  for (int64_t i = 0; i < product.segment_count; ++i) depth += product.segments[i].depth;
+  const int64_t parts = (depth + longest - 1) / longest;
+  MatrixProduct part = product;
+  part.segment_count = 0;
+  for (int64_t i = 0; i < product.segment_count; ++i) {
+    ++part.segment_count;
+    of_part += product.segments[i].depth;
+    if (of_part * parts < depth && i + 1 < product.segment_count) continue;
+    f(part);
+    part.segments += part.segment_count;
+    part.segment_count = 0;
+    part.b += of_part * product.n;
+    part.add = true;
+    of_part = 0;
+  }
+}
+
 struct MatrixEngine {
   const char* name;
 

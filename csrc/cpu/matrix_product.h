@@ -11,7 +11,6 @@ namespace fused_resnet {
 constexpr int64_t longest_pairs = 512; // elements of a pixel that are multiplied at a time
 constexpr int64_t least_unfolded = 32; // channels from which taps are multiplied one by one
 constexpr int64_t short_line = 32;     // pixels, from which on a line is worth a product of its own
-constexpr int64_t longest_row = 2048;  // elements of all taps of a pixel: with the weights of more, caches overflow
 
 // A source's strip as rows of matrices.
 class MatrixOperand {
@@ -21,7 +20,7 @@ class MatrixOperand {
       : anywhere_(engine.multiply_rows != nullptr),
         unfolds_(!anywhere_ && source.gather.taps() > 1 && source.gather.channels < least_unfolded),
         strip_(source.gather, source.operand, 0, source.gather.channels, 0, slot, !unfolds_, 2),
-        segments_(strip_.layout.segments(anywhere_ ? longest_row : longest_pairs, anywhere_ || unfolds_)) {
+        segments_(strip_.layout.segments(longest_pairs, anywhere_ || unfolds_)) {
     for (const Segment& segment : segments_) depth_ += segment.depth;
     if (anywhere_) return;
     const StripLayout& layout = strip_.layout;
@@ -51,10 +50,10 @@ class MatrixOperand {
 
   // sums [pixels][width] = (add: +=) the pixels times weights [depth/2][width][2]. There is room for rows() of them.
   void multiply(const MatrixEngine& engine, const BFloat16* weights, int64_t width, bool add, float* sums) const {
-    if (anywhere_) return multiply_anywhere(engine, weights, width, add, sums);
-    const Segment whole{0, depth_};
     const auto count = static_cast<int64_t>(segments_.size());
-    MatrixProduct product{0, width, segments_.data(), count, weights, nullptr, width, add};
+    MatrixProduct product{rows_, width, segments_.data(), count, weights, sums, width, add};
+    if (anywhere_) return engine.multiply_rows(product, pixels_.data());
+    const Segment whole{0, depth_};
     if (unfolds_) {
       product.segments = &whole;
       product.segment_count = 1;
@@ -73,19 +72,6 @@ class MatrixOperand {
     const BFloat16* first;
     int64_t distance, count, before;
   };
-
-  void multiply_anywhere(const MatrixEngine& engine, const BFloat16* weights, int64_t width, bool add,
-                         float* sums) const {
-    for (auto first = segments_.begin(); first != segments_.end();) {
-      auto last = first;
-      int64_t depth = 0;
-      while (last != segments_.end() && (depth == 0 || depth + last->depth <= longest_row)) depth += last++->depth;
-      engine.multiply_rows({rows_, width, &*first, last - first, weights, sums, width, add}, pixels_.data());
-      weights += depth * width;
-      add = true;
-      first = last;
-    }
-  }
 
   // Lines that follow each other at the distance of `pitch_` pixels are one run.
   void find_runs() {

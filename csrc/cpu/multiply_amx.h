@@ -1,8 +1,6 @@
 // A matrix engine of AMX's tiles.
 #pragma once
 
-#include <stdexcept>
-
 #include "matrix_engine.h"
 
 namespace fused_resnet {

@@ -4,15 +4,8 @@
 // Sums of up to 32 rows and 32 columns, or 16 rows and 64 columns, stay in four tiles; a tile of a and one of b are
 // loaded for two, or four, tiles of products. Tiles are numbered as in the instructions: 0 to 3 sums, 4 up operands.
 
-constexpr int64_t tile_rows = 16, tile_depth = 32, tile_columns = 16, columns = 64;
-constexpr int64_t longest_group = 640; // elements of a row: with the weights of more, the first-level cache overflows
-
-// What all rows of a are multiplied with at a time.
-struct Group {
-  const Segment *begin, *end;
-  const BFloat16* b;
-  bool add;
-};
+constexpr int64_t tile_rows = 16, tile_depth = 32, tile_columns = 16, columns = engine_columns;
+constexpr int64_t longest_part = 640; // elements of a row
 
 // The last elements of a segment that fill no tile, with zeros behind them.
 struct Tail {
@@ -26,11 +19,11 @@ struct Tail {
   }
 };
 
-// step(a, its rows' distance, b) for every tile's depth of a group.
+// step(a, its rows' distance, b) for every tile's depth.
 template <class Step>
-void for_steps(const Group& group, const BFloat16* a, int64_t lda, int64_t rows, const Step& step) {
-  const BFloat16* b = group.b;
-  for (const Segment* segment = group.begin; segment != group.end; ++segment) {
+void for_steps(const MatrixProduct& product, const BFloat16* a, int64_t lda, int64_t rows, const Step& step) {
+  const BFloat16* b = product.b;
+  for (const Segment* segment = product.segments; segment != product.segments + product.segment_count; ++segment) {
     const BFloat16* at = a + segment->offset;
     const int64_t whole = segment->depth / tile_depth * tile_depth;
     for (int64_t d = 0; d < whole; d += tile_depth) step(at + d, lda, b + d * columns);
@@ -52,14 +45,15 @@ constexpr int64_t pair_bytes = 2 * columns * sizeof(BFloat16); // from one pair 
 
 // 17 to 32 rows.
 template <class Tiles>
-void high_block(const Group& group, const BFloat16* a, int64_t lda, int64_t rows, float* c, int64_t ldc) {
+void high_block(const MatrixProduct& product, const BFloat16* a, int64_t lda, int64_t rows, float* c) {
+  const int64_t ldc = product.ldc;
   for (int64_t column = 0; column < columns; column += 2 * tile_columns) {
     float *upper = c + column, *lower = upper + tile_rows * ldc;
-    start<Tiles, 0>(group.add, upper, ldc);
-    start<Tiles, 1>(group.add, upper + tile_columns, ldc);
-    start<Tiles, 2>(group.add, lower, ldc);
-    start<Tiles, 3>(group.add, lower + tile_columns, ldc);
-    for_steps(group, a, lda, rows, [&](const BFloat16* at, int64_t step, const BFloat16* b) {
+    start<Tiles, 0>(product.add, upper, ldc);
+    start<Tiles, 1>(product.add, upper + tile_columns, ldc);
+    start<Tiles, 2>(product.add, lower, ldc);
+    start<Tiles, 3>(product.add, lower + tile_columns, ldc);
+    for_steps(product, a, lda, rows, [&](const BFloat16* at, int64_t step, const BFloat16* b) {
       Tiles::template load<4>(at, step * sizeof(BFloat16));
       Tiles::template load<6>(b + 2 * column, pair_bytes);
       Tiles::template multiply<0, 4, 6>();
@@ -78,12 +72,13 @@ void high_block(const Group& group, const BFloat16* a, int64_t lda, int64_t rows
 
 // 1 to 16 rows.
 template <class Tiles>
-void low_block(const Group& group, const BFloat16* a, int64_t lda, int64_t rows, float* c, int64_t ldc) {
-  start<Tiles, 0>(group.add, c, ldc);
-  start<Tiles, 1>(group.add, c + tile_columns, ldc);
-  start<Tiles, 2>(group.add, c + 2 * tile_columns, ldc);
-  start<Tiles, 3>(group.add, c + 3 * tile_columns, ldc);
-  for_steps(group, a, lda, rows, [&](const BFloat16* at, int64_t step, const BFloat16* b) {
+void low_block(const MatrixProduct& product, const BFloat16* a, int64_t lda, int64_t rows, float* c) {
+  const int64_t ldc = product.ldc;
+  start<Tiles, 0>(product.add, c, ldc);
+  start<Tiles, 1>(product.add, c + tile_columns, ldc);
+  start<Tiles, 2>(product.add, c + 2 * tile_columns, ldc);
+  start<Tiles, 3>(product.add, c + 3 * tile_columns, ldc);
+  for_steps(product, a, lda, rows, [&](const BFloat16* at, int64_t step, const BFloat16* b) {
     Tiles::template load<4>(at, step * sizeof(BFloat16));
     Tiles::template load<6>(b, pair_bytes);
     Tiles::template multiply<0, 4, 6>();
@@ -101,33 +96,23 @@ void low_block(const Group& group, const BFloat16* a, int64_t lda, int64_t rows,
 }
 
 template <class Tiles>
-void multiply_rows_of(const MatrixProduct& product, const Group& group, const BFloat16* a, int64_t lda) {
+void multiply_part(const MatrixProduct& product, const BFloat16* a, int64_t lda) {
   for (int64_t row = 0; row < product.m; row += 2 * tile_rows) {
     const int64_t left = product.m - row, rows = left < 2 * tile_rows ? left : 2 * tile_rows;
     const BFloat16* from = a + row * lda;
     float* to = product.c + row * product.ldc;
     if (rows > tile_rows) {
       Tiles::configure_high(static_cast<int>(rows - tile_rows));
-      high_block<Tiles>(group, from, lda, rows, to, product.ldc);
+      high_block<Tiles>(product, from, lda, rows, to);
     } else {
       Tiles::configure_low(static_cast<int>(rows));
-      low_block<Tiles>(group, from, lda, rows, to, product.ldc);
+      low_block<Tiles>(product, from, lda, rows, to);
     }
   }
 }
 
 template <class Tiles>
 void multiply_in_tiles(const MatrixProduct& product, const BFloat16* a, int64_t lda) {
-  if (product.n != columns) throw std::invalid_argument("n: expected 64 columns, got " + std::to_string(product.n));
-  const Segment* const end = product.segments + product.segment_count;
-  int64_t depth = 0;
-  for (const Segment* segment = product.segments; segment != end; ++segment) depth += segment->depth;
-  const int64_t groups = (depth + longest_group - 1) / longest_group;
-  Group group{product.segments, product.segments, product.b, product.add};
-  while (group.end != end) { // groups about as long as each other
-    int64_t in_group = 0;
-    while (group.end != end && in_group * groups < depth) in_group += group.end++->depth;
-    multiply_rows_of<Tiles>(product, group, a, lda);
-    group = {group.end, group.end, group.b + in_group * columns, true};
-  }
+  check_columns(product);
+  for_parts(product, longest_part, [=](const MatrixProduct& part) { multiply_part<Tiles>(part, a, lda); });
 }

@@ -6,15 +6,14 @@
 #ifdef FUSED_RESNET_X86
 #include <immintrin.h>
 
-#include <stdexcept>
-
 #define FUSED_RESNET_AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 
 namespace fused_resnet {
 
 namespace {
 
-constexpr int64_t columns = 64, vector = 16, vectors = columns / vector;
+constexpr int64_t columns = engine_columns, vector = 16, vectors = columns / vector;
+constexpr int64_t longest_part = 2048; // elements of a row
 constexpr int64_t most_rows = 6; // whose sums, with the pairs of a panel, fill 28 of 32 registers
 
 template <int count>
@@ -54,10 +53,6 @@ void for_tiles(int64_t m, const F& f) {
   for (int64_t tile = 0; tile < count; ++tile) f(m * tile / count, m * (tile + 1) / count - m * tile / count);
 }
 
-void check_columns(const MatrixProduct& product) {
-  if (product.n != columns) throw std::invalid_argument("n: expected 64 columns, got " + std::to_string(product.n));
-}
-
 } // namespace
 
 void multiply_avx512_bf16(const MatrixProduct& product, const BFloat16* a, int64_t lda) {
@@ -71,8 +66,10 @@ void multiply_avx512_bf16(const MatrixProduct& product, const BFloat16* a, int64
 
 void multiply_rows_avx512_bf16(const MatrixProduct& product, const BFloat16* const* rows) {
   check_columns(product);
-  for_tiles(product.m, [&](int64_t first, int64_t count) {
-    multiply_tiles[count - 1](product, rows + first, product.c + first * product.ldc);
+  for_parts(product, longest_part, [&](const MatrixProduct& part) {
+    for_tiles(part.m, [&](int64_t first, int64_t count) {
+      multiply_tiles[count - 1](part, rows + first, part.c + first * part.ldc);
+    });
   });
 }
 

@@ -1,4 +1,6 @@
 // Tiles of plain arrays, for tests on any processor.
+#include <c10/util/BFloat16.h>
+
 #include <algorithm>
 
 #include "multiply_amx.h"
@@ -20,13 +22,6 @@ E element(const Tile& tile, int64_t row, int64_t column) {
   E value;
   __builtin_memcpy(&value, tile.bytes[row] + static_cast<size_t>(column) * sizeof(E), sizeof value);
   return value;
-}
-
-float widened(BFloat16 v) {
-  const uint32_t bits = static_cast<uint32_t>(v) << 16;
-  float wide;
-  __builtin_memcpy(&wide, &bits, sizeof wide);
-  return wide;
 }
 
 struct Tiles {
@@ -54,8 +49,8 @@ struct Tiles {
       for (int64_t column = 0; column < tile_columns; ++column) {
         float sum = element<float>(tiles[sums], row, column);
         for (int64_t d = 0; d < tile_depth; ++d)
-          sum += widened(element<BFloat16>(tiles[a], row, d)) *
-              widened(element<BFloat16>(tiles[b], d / 2, 2 * column + d % 2));
+          sum += static_cast<float>(element<c10::BFloat16>(tiles[a], row, d)) *
+              static_cast<float>(element<c10::BFloat16>(tiles[b], d / 2, 2 * column + d % 2));
         __builtin_memcpy(tiles[sums].bytes[row] + static_cast<size_t>(column) * sizeof sum, &sum, sizeof sum);
       }
   }

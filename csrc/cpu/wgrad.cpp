@@ -163,8 +163,7 @@ Tensor correlate(const Correlated<T>& op, const Columns& columns, double* totals
   const int64_t work = lines * op.g_gather.cols.out * filters * columns.taps * columns.width_of_tap;
   const Split split(columns, filters, channels, lines, work, op.symmetric);
   const int64_t size = filters * columns.taps * columns.padded;
-  const bool final = split.copies == 1 && columns.padded == columns.width_of_tap; // else what is added up is
-  Tensor sums = final ? at::empty({1, size}, at::kFloat) : pooled({split.copies, size});
+  Tensor sums = are_final(split.copies, columns) ? at::empty({1, size}, at::kFloat) : pooled({split.copies, size});
   Tensor columns_total = at::zeros({totals ? split.copies : 0, channels}, at::kDouble);
   const auto run = [&](int64_t task) {
     const int64_t copy = task / split.parts;

@@ -69,17 +69,13 @@ _ONLY_THE_LIBRARY_HAS_BF16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported() 
 )
 
 
-def _only_the_library_has_bf16() -> bool:
-    return _ONLY_THE_LIBRARY_HAS_BF16
-
-
 def contested(dtype: torch.dtype) -> bool:
     """Whether the library's convolutions on this CPU may be faster than ours.
 
     In bf16, where it alone multiplies in the processor's bf16 instructions, and in fp32, where ours have no
     kernels for this processor's instruction set.
     """
-    return (dtype == torch.bfloat16 and _only_the_library_has_bf16()) or (
+    return (dtype == torch.bfloat16 and _ONLY_THE_LIBRARY_HAS_BF16) or (
         dtype == torch.float32 and _ON_BASELINE
     )
 

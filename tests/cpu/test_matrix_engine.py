@@ -44,11 +44,9 @@ def why_missing(engine):
 EMULATED = ("emulated", "emulated_rows", "emulated_tiles")
 HARDWARE = ("amx", "avx512_bf16")
 ENGINES = [
-    *(
-        pytest.param(e, marks=pytest.mark.skipif(why is not None, reason=str(why)))
-        for e in (*EMULATED, *HARDWARE)
-        for why in [why_missing(e)]
-    ),
+    pytest.param(engine, marks=pytest.mark.skipif(why is not None, reason=str(why)))
+    for engine in (*EMULATED, *HARDWARE)
+    for why in [why_missing(engine)]
 ]
 
 
