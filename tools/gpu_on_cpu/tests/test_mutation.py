@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import subjects
 import torch
@@ -86,12 +88,21 @@ def test_mutants_change_one_line_and_are_repeatable() -> None:
     ptx = Replay(subjects.scale("fp32"), 90).ptx
     mutants = list(mutate(ptx, 8))
     assert [m.ptx for m in mutants] == [m.ptx for m in mutate(ptx, 8)]
-    assert [m.ptx for m in mutants] != [m.ptx for m in mutate(ptx, 8, seed=1)]
+    assert len({tuple(m.line for m in mutate(ptx, 8, seed=seed)) for seed in range(8)}) > 1
     for m in mutants:
         different = [i + 1 for i, (a, b) in enumerate(zip(ptx.splitlines(), m.ptx.splitlines(), strict=True)) if a != b]
         assert different == [m.line]
     every = sum(map(len, candidates(ptx).values()))
     assert len(list(mutate(ptx))) == every > 8
+
+
+def test_the_same_mutants_wherever_the_source_lies() -> None:
+    """The path of a kernel's source stands in its PTX; which mutants are tried has to be the same in every checkout."""
+    ptx = Replay(subjects.scale("fp32"), 90).ptx
+    elsewhere = re.sub(r'^(\s*\.file\s+\d+\s+)".*"', r'\1"/elsewhere/kernels.py"', ptx, flags=re.MULTILINE)
+    assert elsewhere != ptx
+    for seed in range(8):
+        assert [m.line for m in mutate(ptx, seed=seed)] == [m.line for m in mutate(elsewhere, seed=seed)]
 
 
 def test_a_difference_that_is_squared_is_not_swapped() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
-import zlib
 from collections.abc import Callable, Iterator
 
 Rewrite = Callable[[str], str | None]  # a line -> the broken line, "" to drop it, None where the kind does not apply
@@ -201,11 +200,12 @@ def mutate(ptx: str, count: int | None = None, seed: int = 0) -> Iterator[Mutant
 
     Args:
         count: how many at most; None: all there are.
-        seed: another order. The same text and seed give the same breakages.
+        seed: another order. The same instructions and seed give the same breakages, wherever the kernel's source lies
+            (its path stands in the debug information).
     """
     remaining = {}
     for kind, found in candidates(ptx).items():
-        rng = random.Random(f"{zlib.crc32(ptx.encode())} {seed} {kind}")
+        rng = random.Random(f"{[m.before for m in found]} {seed} {kind}")
         remaining[kind] = rng.sample(found, len(found))
     given = 0
     while remaining and (count is None or given < count):
