@@ -9,6 +9,7 @@
 #include "cpu/pack_cache.h"
 #include "cpu/replay.h"
 #include "cpu/rows.h"
+#include "cpu/snapshot.h"
 #ifdef FUSED_RESNET_WITH_CUDA
 #include "cuda/build_info.h"
 #endif
@@ -53,7 +54,16 @@ void bind_recording(py::module_& m) {
       .def(py::init<const py::tuple&>(), arg("inputs"))
       .def("add", &Recording::add, arg("name"), arg("arguments"), arg("result"), arg("written"))
       .def("finish", &Recording::finish, arg("outputs"))
+      .def("takes", &Recording::takes, arg("inputs"))
       .def("replay", &Recording::replay, arg("inputs"));
+}
+
+void bind_snapshot(py::module_& m) {
+  using fused_resnet::Snapshot;
+  py::class_<Snapshot>(m, "Snapshot", py::module_local())
+      .def(py::init<const py::tuple&, const py::tuple&>(), arg("modules"), arg("names"))
+      .def("possible", &Snapshot::possible)
+      .def("tensors", &Snapshot::tensors, arg("modules"));
 }
 
 } // namespace
@@ -117,6 +127,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
                    arg("projection_weight"), arg("projection_norm"), arg("projection_stride"), arg("residual"),
                    arg("act"), arg("rows"), arg("parts"));
   bind_recording(m);
+  bind_snapshot(m);
 #ifdef FUSED_RESNET_WITH_CUDA
   py::module_ on_gpu = m.def_submodule("cuda");
   m.def("has_cuda_code", &has_cuda_code);

@@ -172,21 +172,29 @@ void Recording::run(Slots& slots) const {
   }
 }
 
-py::object Recording::replay(const py::tuple& inputs) const {
+// The inputs as slots; nothing where they are not of the recorded kinds.
+std::optional<Slots> Recording::slots_for(const py::tuple& inputs) const {
+  if (inputs.size() != kinds_.size()) return std::nullopt;
   Slots slots;
   slots.reserve(inputs.size() + 4 * steps_.size());
-  if (inputs.size() != kinds_.size()) return py::none();
   for (size_t i = 0; i < kinds_.size(); ++i) {
     const py::handle input = inputs[i];
-    if (input.is_none() == kinds_[i].defined) return py::none();
+    if (input.is_none() == kinds_[i].defined) return std::nullopt;
     const OptionalTensor t = plain_tensor(input);
     if (kinds_[i].defined) {
-      if (!t || !is_of(kinds_[i], *t)) return py::none();
+      if (!t || !is_of(kinds_[i], *t)) return std::nullopt;
       const size_t same_as = kinds_[i].same_as;
-      if (same_as < i && !slots[same_as].is_same(*t)) return py::none();
+      if (same_as < i && !slots[same_as].is_same(*t)) return std::nullopt;
     }
     slots.push_back(t.value_or(Tensor()));
   }
+  return slots;
+}
+
+py::object Recording::replay(const py::tuple& inputs) const {
+  std::optional<Slots> given = slots_for(inputs);
+  if (!given) return py::none();
+  Slots& slots = *given;
   {
     const py::gil_scoped_release released;
     const at::AutoDispatchBelowADInplaceOrView plain; // autograd, which records nothing here, need not look

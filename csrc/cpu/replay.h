@@ -96,8 +96,11 @@ class Recording {
   // What all of it gave, tensors or None. False: something happened that was not told, and cannot be done again.
   bool finish(const pybind11::tuple& outputs);
 
-  // The same on other inputs; None where these are not of the recorded kind.
+  // The same on other inputs; None where these are not of the recorded kinds.
   pybind11::object replay(const pybind11::tuple& inputs) const;
+
+  // Whether `replay` would.
+  bool takes(const pybind11::tuple& inputs) const { return slots_for(inputs).has_value(); }
 
  private:
   struct Kind { // of an input
@@ -123,6 +126,7 @@ class Recording {
   Argument argument_of(pybind11::handle value);
   void check_versions(const std::vector<Slot>& written);
   void free_early();
+  std::optional<Slots> slots_for(const pybind11::tuple& inputs) const;
   void run(Slots& slots) const;
 
   std::vector<Kind> kinds_;

@@ -1,6 +1,7 @@
 """Forward and backward of the fused units as `torch.autograd.Function`s."""
 
 from .functions import BasicBlock, Bottleneck, ConvBNAct, ConvBNActMaxPool, ConvBNAddAct, autocast_dtype, run
+from .replay import possible as can_replay
 from .spec import ChainSpec, Geometry, UnitParams, UnitSpec
 from .stem import Pool
 
@@ -16,5 +17,6 @@ __all__ = [
     "UnitParams",
     "UnitSpec",
     "autocast_dtype",
+    "can_replay",
     "run",
 ]

@@ -70,6 +70,11 @@ class _Chain(Function):
             return replay.run(_Chain._infer, spec, (x, residual, *tensors))[0]
 
     @staticmethod
+    def recording(spec: ChainSpec, x, residual, *tensors):
+        """What `infer` would replay on ``(x, residual, *tensors)``; None where it would not."""
+        return replay.recording(_Chain._infer, spec, (x, residual, *tensors))
+
+    @staticmethod
     def forward(ctx, spec: ChainSpec, x, residual, *tensors):
         with _without_autocast(x):
             out, *saved = replay.run(_Chain._train, spec, (x, residual, *tensors))
@@ -168,6 +173,11 @@ class ConvBNActMaxPool(Function):
     def infer(spec, pool, x, *tensors):
         """The output alone."""
         return ConvBNActMaxPool._compute(spec, pool, x, *tensors)[0]
+
+    @staticmethod
+    def recording(spec, pool, x, *tensors):
+        """What `infer` would replay on ``(x, *tensors)``; None where it would not."""
+        return replay.recording(ConvBNActMaxPool._train, spec, (x, *tensors), pool)
 
     @staticmethod
     def forward(ctx, spec, pool, x, *tensors):

@@ -36,14 +36,12 @@ def run(function: Callable[..., Tensors], spec: ChainSpec, inputs: Tensors, *fac
     """
     first = inputs[0]
     assert first is not None
-    if not first.is_cpu or first.numel() > _MOST_ELEMENTS or registry.watched():
-        return function(spec, inputs, *facts)
-    if not backends.settled(first.dtype):
+    if not possible(first):
         return function(spec, inputs, *facts)
     key = function, spec, facts
     recordings = _recordings.get(key)
-    for recording in recordings or ():
-        outputs: Tensors | None = recording.replay(inputs)
+    for recorded in recordings or ():
+        outputs: Tensors | None = recorded.replay(inputs)
         if outputs is not None:
             return outputs
     if key not in _recordings:  # what comes once is not worth it: momentum that changes with every batch, say
@@ -56,6 +54,23 @@ def run(function: Callable[..., Tensors], spec: ChainSpec, inputs: Tensors, *fac
     return function(spec, inputs, *facts)
 
 
+def possible(first: Tensor) -> bool:
+    """Are ops on activations like this one replayed right now?"""
+    if not first.is_cpu or first.numel() > _MOST_ELEMENTS or registry.watched():
+        return False
+    return backends.settled(first.dtype)
+
+
+def recording(function: Callable[..., Tensors], spec: ChainSpec, inputs: Tensors, *facts: Any) -> Any:
+    """What `run` would replay on these inputs; None where it would not."""
+    if not possible(inputs[0]):
+        return None
+    for recorded in _recordings.get((function, spec, facts)) or ():
+        if recorded.takes(inputs):
+            return recorded
+    return None
+
+
 def _synced(spec: ChainSpec) -> bool:
     """Does a process group take part? Its owner may destroy it: it is nothing to keep."""
     return any([u.group is not None for u in (*spec.units, spec.projection) if u is not None])
@@ -63,18 +78,18 @@ def _synced(spec: ChainSpec) -> bool:
 
 def _record(key: tuple, inputs: Tensors) -> Tensors:
     function, spec, facts = key
-    recording, others = cpu.recording(inputs), set()
+    recorded, others = cpu.recording(inputs), set()
 
     def tell(op: str, backend: str, args: tuple, result: Any) -> None:
         if backend == engines.CPU:
-            recording.add(op, args, result, WRITTEN.get(op, ()))
+            recorded.add(op, args, result, WRITTEN.get(op, ()))
         else:
             others.add(backend)
 
     with registry.recorded(tell):
         outputs: Tensors = function(spec, inputs, *facts)
-    if recording.finish(outputs) and not others:
-        _recordings[key] = [*(_recordings.get(key) or ()), recording]
+    if recorded.finish(outputs) and not others:
+        _recordings[key] = [*(_recordings.get(key) or ()), recorded]
     else:
         _recordings[key] = None
     return outputs

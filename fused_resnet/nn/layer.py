@@ -28,6 +28,7 @@ class Layer(NamedTuple):
 
 
 VECTORS = ("weight", "bias", "running_mean", "running_var")
+TENSORS = (("weight", "bias"), VECTORS)  # that `read` reads off a convolution and its batch norm
 
 
 def read(conv: Any, bn: Any) -> tuple[Layer, UnitParams]:

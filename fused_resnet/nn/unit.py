@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from .. import autograd, planner
 from ..autograd import ChainSpec, Pool, UnitSpec
 from ..planner import ConvShape, Plan
-from . import checks
+from . import again, checks
 from .checks import Input
-from .layer import Layer, read
+from .layer import TENSORS, Layer, read
 from .plain import (
     why_not_batch_norm,
     why_not_convolution,
@@ -53,7 +53,16 @@ class FusedUnit:
     def __name__(self):
         return self.kind
 
+    @property
+    def is_stem(self) -> bool:
+        return self.kind == "conv_bn_act_maxpool"
+
     def __call__(self, x, residual, *modules):
+        out = again.run(self, x, residual, modules)
+        return self._look(x, residual, modules) if out is None else out
+
+    def _look(self, x, residual, modules):
+        """A call that reads the modules, as the first one does."""
         units, projection, last = self.split(modules)
         if _is_unbatched(x, units) or self._changed(units, projection, last):
             return self.stock(x, residual, modules)
@@ -78,10 +87,19 @@ class FusedUnit:
             recorder(self, x, modules, fit.shapes, plan, spec)
         count_batch([bn for _, bn in convolutions])
         tensors = [t for layer in params for t in layer]
-        if self.kind == "conv_bn_act_maxpool":
-            return autograd.run(autograd.ConvBNActMaxPool, spec, _pool(last), cast, *tensors)
-        residual = residual.to(dtype) if self.shortcut == "tensor" else None
-        return autograd.run(FUNCTIONS[self.kind], spec, cast, residual, *tensors)
+        if self.is_stem:
+            given = spec, _pool(last), cast, *tensors
+        else:
+            given = spec, cast, residual.to(dtype) if self.shortcut == "tensor" else None, *tensors
+        out = autograd.run(FUNCTIONS[self.kind], *given)
+        if plain and not torch.is_grad_enabled() and "batch" not in fit.norms:
+            again.keep(self, x, modules, self._names(), FUNCTIONS[self.kind].recording(*given))
+        return out
+
+    def _names(self) -> tuple[tuple[str, ...], ...]:
+        """Of the tensors that are read off each of the modules."""
+        rest = {"projection": TENSORS, "none": ((),) if self.is_stem else (), "pad": ((),)}
+        return (*(TENSORS + ((),)) * self.depth, *rest.get(self.shortcut, ()))
 
     def split(self, modules):
         """By role: (conv, bn, relu) of each unit; (conv, bn) of the projection or None; pad, pool or None."""
@@ -131,7 +149,7 @@ class FusedUnit:
             if i == self.depth - 1 and self.shortcut != "none":
                 h = self._stock_add(h, x, residual, modules)
             h = F.relu(h) if act is None else act(h)
-        return modules[-1](h) if self.kind == "conv_bn_act_maxpool" else h
+        return modules[-1](h) if self.is_stem else h
 
     def _stock_add(self, h, x, residual, modules):
         if self.shortcut == "projection":

@@ -93,6 +93,11 @@ def recording(inputs: tuple) -> Any:
     return _module.Recording(inputs)
 
 
+def snapshot(modules: tuple, names: tuple) -> Any:
+    """What these modules look like: see csrc/cpu/snapshot.h."""
+    return _module.Snapshot(modules, names)
+
+
 def refuses(op: str, args: tuple) -> str | None:
     """Why this backend cannot run `op` on `args`, or None. It runs before every op, so it looks at little."""
     if _module is None:
