@@ -7,6 +7,7 @@
 #include "cpu/matrix_engine.h"
 #include "cpu/ops.h"
 #include "cpu/pack_cache.h"
+#include "cpu/pool_of_buffers.h"
 #include "cpu/replay.h"
 #include "cpu/rows.h"
 #include "cpu/snapshot.h"
@@ -73,6 +74,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("build_info", &build_info);
   m.def("refuses_activations", &refuses_activations, arg("args"), arg("positions"), arg("layout"), arg("ambiguous"));
   m.def("packed_bytes", &packed_bytes);
+  m.def("idle_bytes", &idle_bytes);
   m.def("use_matrix_engine", &use_matrix_engine, arg("name"));
   m.def("use_product_kernels", &use_product_kernels, arg("name"));
   m.def("chunk_offsets", &chunk_offsets, arg("pixels"), arg("channels"));

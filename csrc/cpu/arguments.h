@@ -12,6 +12,7 @@
 
 #include "kernels.h"
 #include "ops.h"
+#include "pool_of_buffers.h"
 #include "rows.h"
 
 namespace fused_resnet {
@@ -28,6 +29,16 @@ inline void check_like(const Tensor& t, const Tensor& other, const char* name) {
   check_activation(t, name);
   TORCH_CHECK(t.sizes() == other.sizes() && t.scalar_type() == other.scalar_type(), name, ": expected ",
               other.scalar_type(), " of sizes ", other.sizes(), ", got ", t.scalar_type(), " of sizes ", t.sizes());
+}
+
+// A new dense channels_last activation like `t`.
+inline Tensor empty_activation(at::IntArrayRef sizes, const Tensor& t) {
+  return empty_recycled(sizes, t.scalar_type(), at::MemoryFormat::ChannelsLast);
+}
+
+// A new activation that lies as `t` does, also where one pixel or one channel makes its layout ambiguous.
+inline Tensor empty_activation_like(const Tensor& t) {
+  return t.is_contiguous() ? at::empty_like(t) : empty_activation(t.sizes(), t);
 }
 
 // A per-channel tensor of `rows` rows, dense, in the accumulation dtype.

@@ -11,10 +11,6 @@ Convolution convolution(at::IntArrayRef input, at::IntArrayRef weight, Pair stri
                         int64_t groups);
 
 // A new dense channels_last activation like `t`.
-inline Tensor empty_activation(at::IntArrayRef sizes, const Tensor& t) {
-  return at::empty(sizes, t.options(), at::MemoryFormat::ChannelsLast);
-}
-
 inline void check_sizes(const Tensor& t, at::IntArrayRef sizes, const Tensor& like, const char* name) {
   check_activation(t, name);
   TORCH_CHECK(t.sizes() == sizes && t.scalar_type() == like.scalar_type(), name, ": expected ", like.scalar_type(),

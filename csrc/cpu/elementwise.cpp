@@ -5,7 +5,7 @@ namespace fused_resnet {
 
 Tensor bn_act(const Tensor& y, const Tensor& norm, const std::string& act) {
   check_activation(y, "y");
-  Tensor out = at::empty_like(y);
+  Tensor out = empty_activation_like(y);
   dispatch(y, "y", [&](auto storage) {
     using T = decltype(storage);
     const Rows rows = rows_of(y);
@@ -23,7 +23,7 @@ Tensor bn_add_act(const Tensor& y, const Tensor& norm, const Tensor& residual, c
                   const std::string& act) {
   check_activation(y, "y");
   check_like(residual, y, "residual");
-  Tensor out = at::empty_like(y);
+  Tensor out = empty_activation_like(y);
   dispatch(y, "y", [&](auto storage) {
     using T = decltype(storage);
     const Rows rows = rows_of(y);
@@ -43,7 +43,7 @@ Tensor bn_add_act(const Tensor& y, const Tensor& norm, const Tensor& residual, c
 Tensor bn_act_bwd_apply(const Tensor& g, const OptionalTensor& y, const Tensor& dnorm) {
   check_activation(g, "g");
   if (y) check_like(*y, g, "y");
-  Tensor dy = at::empty_like(g);
+  Tensor dy = empty_activation_like(g);
   dispatch(g, "g", [&](auto storage) {
     using T = decltype(storage);
     const Rows rows = rows_of(g);

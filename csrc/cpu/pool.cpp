@@ -33,10 +33,10 @@ std::tuple<Tensor, Tensor> bn_act_maxpool(const Tensor& y, const Tensor& norm, c
   check_activation(y, "y");
   const PoolShape shape = pool_shape(y, kernel_size, stride, padding);
   const std::array<int64_t, 4> sizes{y.size(0), shape.channels, shape.out_height, shape.out_width};
-  Tensor out = at::empty(sizes, y.options(), at::MemoryFormat::ChannelsLast);
+  Tensor out = empty_activation(sizes, y);
   // Where one pixel makes the layout ambiguous, ATen's index arithmetic falls back to the default strides.
-  Tensor argmax = at::empty(sizes, y.options().dtype(at::kByte),
-                            out.is_contiguous() ? at::MemoryFormat::Contiguous : at::MemoryFormat::ChannelsLast);
+  Tensor argmax = empty_recycled(
+      sizes, at::kByte, out.is_contiguous() ? at::MemoryFormat::Contiguous : at::MemoryFormat::ChannelsLast);
   dispatch(y, "y", [&](auto storage) {
     using T = decltype(storage);
     using A = Acc<T>;
@@ -75,7 +75,7 @@ std::tuple<Tensor, Tensor> bn_act_maxpool_bwd_reduce(const Tensor& dout, const T
     using A = Acc<T>;
     const Tensor coefficients = check_vectors<A>(norm, 4, shape.channels, "norm");
     const A* vectors = coefficients.const_data_ptr<A>();
-    Tensor g = at::empty_like(y);
+    Tensor g = empty_activation_like(y);
     PoolBackward<T> op{data<T>(dout), data<uint8_t>(argmax), {}};
     op.reduce.g = data<T>(g);
     op.reduce.mask = activation_floor<A>(act) == 0 ? Mask::affine : Mask::none;

@@ -70,7 +70,7 @@ std::tuple<Tensor, Tensor> bn_act_bwd_reduce(const Tensor& dout, const OptionalT
     const bool relu = activation_floor<A>(act) == 0;
     TORCH_CHECK(!relu || y || out, "out: expected a tensor to take the ReLU mask from, as y is None");
     const Rows rows = rows_of(dout);
-    Tensor g = at::empty_like(dout);
+    Tensor g = empty_activation_like(dout);
     BackwardReduce<T> op{};
     op.dout = op.mask_source = data<T>(dout);
     op.g = data<T>(g);
