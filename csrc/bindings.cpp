@@ -75,6 +75,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("refuses_activations", &refuses_activations, arg("args"), arg("positions"), arg("layout"), arg("ambiguous"));
   m.def("packed_bytes", &packed_bytes);
   m.def("idle_bytes", &idle_bytes);
+  m.def("empty_pool", &empty_pool);
   m.def("use_matrix_engine", &use_matrix_engine, arg("name"));
   m.def("use_product_kernels", &use_product_kernels, arg("name"));
   m.def("chunk_offsets", &chunk_offsets, arg("pixels"), arg("channels"));

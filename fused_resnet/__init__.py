@@ -6,6 +6,17 @@ model = fused_resnet.fuse(torchvision.models.resnet50())
 from . import models
 from ._version import __version__
 from .backends import tuning, use_backend
+from .backends.cpu import empty_cache
 from .convert import Explanation, explain, fuse, unfuse
 
-__all__ = ["Explanation", "__version__", "explain", "fuse", "models", "tuning", "unfuse", "use_backend"]
+__all__ = [
+    "Explanation",
+    "__version__",
+    "empty_cache",
+    "explain",
+    "fuse",
+    "models",
+    "tuning",
+    "unfuse",
+    "use_backend",
+]

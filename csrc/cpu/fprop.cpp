@@ -25,18 +25,13 @@ void forward_product(const std::vector<Source<T>>& sources, const Tensor& out, c
   for (const Source<T>& source : sources) depth += source.gather.depth();
   const Cut cut(sources[0].gather, depth, filters, sources[0].winograd);
   const Placement placement = placement_of(sources[0].gather, out.size(2), out.size(3), filters);
-  const float floor = activation_floor<float>(act);
-  product(sources, placement, cut, [&](int64_t strip, int64_t panel, float* sums, const int64_t* offsets) {
-    const int64_t first = panel * cut.width;
-    ForwardEpilogue<T> epilogue{nullptr, nullptr, nullptr, floor};
-    if (affine.any) {
-      epilogue.scale = row(affine.vectors, 0) + first;
-      epilogue.shift = row(affine.vectors, 1) + first;
-    }
-    if (residual) epilogue.residual = data<T>(*residual) + first;
-    operand_kernels<T>().store_forward(
-        sums, {data<T>(out) + first, offsets, cut.pixels(strip), cut.columns_of(panel)}, epilogue);
-  });
+  ForwardEpilogue<T> epilogue{nullptr, nullptr, nullptr, activation_floor<float>(act)};
+  if (affine.any) {
+    epilogue.scale = row(affine.vectors, 0);
+    epilogue.shift = row(affine.vectors, 1);
+  }
+  if (residual) epilogue.residual = data<T>(*residual);
+  product(sources, placement, cut, ForwardStore<T>{data<T>(out), epilogue, cut});
 }
 
 } // namespace

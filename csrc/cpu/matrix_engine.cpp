@@ -19,16 +19,19 @@ const at::BFloat16* in_torch(const BFloat16* p) { return reinterpret_cast<const 
 
 void add_row(const MatrixProduct& product, const BFloat16* row, float* c) {
   const int64_t n = product.n;
-  if (!product.add) std::fill_n(c, n, 0.0f);
+  std::vector<float> sums(static_cast<size_t>(n));
   const at::BFloat16* pairs = in_torch(product.b);
   for (const Segment* segment = product.segments; segment != product.segments + product.segment_count; ++segment) {
     TORCH_CHECK(segment->depth > 0 && segment->depth % 2 == 0, "a segment of ", segment->depth, " elements");
     for (int64_t d = 0; d < segment->depth; ++d) {
       const float x = static_cast<float>(in_torch(row)[segment->offset + d]);
-      for (int64_t j = 0; j < n; ++j) c[j] += x * static_cast<float>(pairs[d / 2 * 2 * n + 2 * j + d % 2]);
+      for (int64_t j = 0; j < n; ++j)
+        sums[static_cast<size_t>(j)] += x * static_cast<float>(pairs[d / 2 * 2 * n + 2 * j + d % 2]);
     }
     pairs += segment->depth * n;
   }
+  for (int64_t j = 0; j < n; ++j)
+    c[j] = (product.add ? c[j] : 0.0f) + (product.scale ? product.scale[j] : 1.0f) * sums[static_cast<size_t>(j)];
 }
 
 void multiply_rows_emulated(const MatrixProduct& product, const BFloat16* const* rows) {
@@ -38,18 +41,28 @@ void multiply_rows_emulated(const MatrixProduct& product, const BFloat16* const*
   for (int64_t i = 0; i < product.m; ++i) add_row(product, rows[i], product.c + i * product.ldc);
 }
 
+void multiply_to_emulated(const MatrixProduct& product, const BFloat16* const* rows, const Output<BFloat16>& to,
+                          const ForwardEpilogue<BFloat16>& epilogue) {
+  TORCH_CHECK(to.count == product.m && to.columns == product.n && product.ldc == product.n,
+              "a product of ", product.m, " rows and ", product.n, " columns to store ", to.count, " and ", to.columns);
+  multiply_rows_emulated(product, rows);
+  operand_kernels<BFloat16>().store_forward(product.c, to, epilogue);
+}
+
 void multiply_emulated(const MatrixProduct& product, const BFloat16* a, int64_t lda) {
   std::vector<const BFloat16*> rows;
   for (int64_t i = 0; i < product.m; ++i) rows.push_back(a + i * lda);
   multiply_rows_emulated(product, rows.data());
 }
 
-constexpr MatrixEngine emulated{"emulated", multiply_emulated, nullptr, [] {}};
-constexpr MatrixEngine emulated_rows{"emulated_rows", multiply_emulated, multiply_rows_emulated, [] {}};
-constexpr MatrixEngine emulated_tiles{"emulated_tiles", multiply_emulated_tiles, nullptr, [] {}};
+constexpr MatrixEngine emulated{"emulated", multiply_emulated, nullptr, nullptr, [] {}};
+constexpr MatrixEngine emulated_rows{"emulated_rows", multiply_emulated, multiply_rows_emulated, multiply_to_emulated,
+                                     [] {}};
+constexpr MatrixEngine emulated_tiles{"emulated_tiles", multiply_emulated_tiles, nullptr, nullptr, [] {}};
 #ifdef FUSED_RESNET_X86
-constexpr MatrixEngine amx{"amx", multiply_amx, nullptr, release_amx};
-constexpr MatrixEngine vectors{"avx512_bf16", multiply_avx512_bf16, multiply_rows_avx512_bf16, [] {}};
+constexpr MatrixEngine amx{"amx", multiply_amx, nullptr, nullptr, release_amx};
+constexpr MatrixEngine vectors{"avx512_bf16", multiply_avx512_bf16, multiply_rows_avx512_bf16, multiply_to_avx512_bf16,
+                               [] {}};
 
 std::string why_no_panels() {
   return product_kernels().panel == engine_columns ? "" : "ATEN_CPU_CAPABILITY is below avx512";

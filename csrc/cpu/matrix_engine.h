@@ -8,8 +8,9 @@
 
 namespace fused_resnet {
 
-// c [m][n] = (add: +=) a * b. A row of a consists of segments of even depths; b is in pairs of a row's elements,
-// [Σ depth/2][n][2]; c's rows lie ldc >= n apart. What lies between the rows is neither read nor written.
+// c [m][n] = (add: +=) a * b, its columns times `scale` where that is not null. A row of a consists of segments of even
+// depths; b is in pairs of a row's elements, [Σ depth/2][n][2]; c's rows lie ldc >= n apart. What lies between the rows
+// is neither read nor written.
 struct MatrixProduct {
   int64_t m, n;
   const Segment* segments;
@@ -18,6 +19,7 @@ struct MatrixProduct {
   float* c;
   int64_t ldc;
   bool add;
+  const float* scale = nullptr; // for `multiply_rows` and `multiply_to`
 };
 
 // Columns of a product by the processor's instructions: AVX-512's panel.
@@ -26,8 +28,8 @@ constexpr int64_t engine_columns = 64;
 // Raises where a product has another number of them.
 void check_columns(const MatrixProduct& product);
 
-// f(part) for parts of a product, added up one after the other, of whole segments and about as deep as each other, no
-// more than `longest` where segments allow it: with the weights of more, caches overflow.
+// f(part, is it the last) for parts of a product, added up one after the other, of whole segments and about as deep as
+// each other, no more than `longest` where segments allow it: with the weights of more, caches overflow.
 template <class F>
 void for_parts(const MatrixProduct& product, int64_t longest, const F& f) {
   int64_t depth = 0, of_part = 0;
@@ -39,7 +41,7 @@ void for_parts(const MatrixProduct& product, int64_t longest, const F& f) {
     ++part.segment_count;
     of_part += product.segments[i].depth;
     if (of_part * parts < depth && i + 1 < product.segment_count) continue;
-    f(part);
+    f(part, i + 1 == product.segment_count);
     part.segments += part.segment_count;
     part.segment_count = 0;
     part.b += of_part * product.n;
@@ -56,6 +58,11 @@ struct MatrixEngine {
 
   // a's rows lie anywhere; null where they have to be at one distance.
   void (*multiply_rows)(const MatrixProduct& product, const BFloat16* const* rows);
+
+  // As `multiply_rows`, and what `store_forward` does with whole panels of the result, while it is in registers; c holds
+  // what there is to add, and sums of parts. Null together with `multiply_rows`.
+  void (*multiply_to)(const MatrixProduct& product, const BFloat16* const* rows, const Output<BFloat16>& to,
+                      const ForwardEpilogue<BFloat16>& epilogue);
 
   // Gives back what this thread holds of the hardware since its last `multiply`.
   void (*release)();

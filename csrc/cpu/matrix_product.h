@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "cut.h"
+#include "forward_store.h"
 #include "matrix_engine.h"
 
 namespace fused_resnet {
@@ -50,8 +51,7 @@ class MatrixOperand {
 
   // sums [pixels][width] = (add: +=) the pixels times weights [depth/2][width][2]. There is room for rows() of them.
   void multiply(const MatrixEngine& engine, const BFloat16* weights, int64_t width, bool add, float* sums) const {
-    const auto count = static_cast<int64_t>(segments_.size());
-    MatrixProduct product{rows_, width, segments_.data(), count, weights, sums, width, add};
+    MatrixProduct product = product_of(weights, width, add, sums);
     if (anywhere_) return engine.multiply_rows(product, pixels_.data());
     const Segment whole{0, depth_};
     if (unfolds_) {
@@ -66,7 +66,33 @@ class MatrixOperand {
     close_gaps(width, sums);
   }
 
+  // The same, the first `columns` times `scale`; the others, which do not exist, as they come out.
+  void multiply_scaled(const MatrixEngine& engine, const BFloat16* weights, int64_t width, bool add, const float* scale,
+                       int64_t columns, float* sums) const {
+    if (anywhere_ && columns == width) {
+      MatrixProduct product = product_of(weights, width, add, sums);
+      product.scale = scale;
+      return engine.multiply_rows(product, pixels_.data());
+    }
+    float* const unscaled = scratch(3, rows_ * width); // what is scaled has one tap: nothing unfolds
+    multiply(engine, weights, width, false, unscaled);
+    const auto pixels = anywhere_ ? rows_ : static_cast<int64_t>(line_rows_.size()) * columns_;
+    add_scaled(unscaled, scale, pixels, columns, width, add, sums);
+  }
+
+  // scale: null where nothing is scaled. What the epilogue makes of it is stored by an engine that has `multiply_to`.
+  void multiply_to(const MatrixEngine& engine, const BFloat16* weights, int64_t width, bool add, const float* scale,
+                   float* sums, const Output<BFloat16>& to, const ForwardEpilogue<BFloat16>& epilogue) const {
+    MatrixProduct product = product_of(weights, width, add, sums);
+    product.scale = scale;
+    engine.multiply_to(product, pixels_.data(), to, epilogue);
+  }
+
  private:
+  MatrixProduct product_of(const BFloat16* weights, int64_t width, bool add, float* sums) const {
+    return {rows_, width, segments_.data(), static_cast<int64_t>(segments_.size()), weights, sums, width, add};
+  }
+
   // Pixels at one distance from each other; the rows of sums before them.
   struct Run {
     const BFloat16* first;
@@ -152,6 +178,7 @@ class MatrixOperands {
   int64_t loaded_ = -1;
 };
 
+// store: as in `product`; a ForwardStore's is done by the engine where that can.
 template <class Store>
 void matrix_product(const std::vector<Source<BFloat16>>& sources, const Placement& placement, const Cut& cut,
                     const Store& store) {
@@ -164,20 +191,26 @@ void matrix_product(const std::vector<Source<BFloat16>>& sources, const Placemen
     const int64_t count = static_cast<int64_t>(strips.offsets.size());
     float* sums = scratch(0, std::max(count, strips.operands[0].rows()) * width);
     for (int64_t panel = cut.panels * group / cut.groups; panel < cut.panels * (group + 1) / cut.groups; ++panel) {
-      bool add = false;
+      const int64_t columns = cut.columns_of(panel);
+      bool add = false, stored = false;
       for (size_t s = 0; s < sources.size(); ++s) {
         const MatrixOperand& operand = strips.operands[s];
         if (operand.depth() == 0) continue;
         const auto* weights = static_cast<const BFloat16*>(sources[s].weights.const_data_ptr()) +
             panel * operand.depth() * width;
-        const float* scale = sources[s].scale;
-        float* to = scale ? scratch(3, count * width) : sums; // products that are scaled have one tap: none unfolds
-        operand.multiply(*engine, weights, width, add && !scale, to);
-        if (scale) add_scaled(to, scale + panel * width, count, cut.columns_of(panel), width, add, sums);
+        const float* scale = sources[s].scale ? sources[s].scale + panel * width : nullptr;
+        if constexpr (std::is_same_v<Store, ForwardStore<BFloat16>>) {
+          stored = s + 1 == sources.size() && engine->multiply_to && columns == width;
+          if (stored)
+            operand.multiply_to(*engine, weights, width, add, scale, sums,
+                                store.output(strip, panel, strips.offsets.data()), store.epilogue(panel));
+        }
+        if (!stored && scale) operand.multiply_scaled(*engine, weights, width, add, scale, columns, sums);
+        if (!stored && !scale) operand.multiply(*engine, weights, width, add, sums);
         add = true;
       }
       if (!add) std::fill_n(sums, count * width, 0.0f); // a lattice that no tap reaches
-      store(strip, panel, sums, strips.offsets.data());
+      if (!stored) store(strip, panel, sums, strips.offsets.data());
     }
   });
 }

@@ -114,5 +114,5 @@ void multiply_part(const MatrixProduct& product, const BFloat16* a, int64_t lda)
 template <class Tiles>
 void multiply_in_tiles(const MatrixProduct& product, const BFloat16* a, int64_t lda) {
   check_columns(product);
-  for_parts(product, longest_part, [=](const MatrixProduct& part) { multiply_part<Tiles>(part, a, lda); });
+  for_parts(product, longest_part, [=](const MatrixProduct& part, bool) { multiply_part<Tiles>(part, a, lda); });
 }

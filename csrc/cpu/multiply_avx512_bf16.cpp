@@ -4,7 +4,14 @@
 #include "tables.h"
 
 #ifdef FUSED_RESNET_X86
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // GCC 12 warns of the header's own undefined vectors (PR 105593)
+#endif
 #include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 #define FUSED_RESNET_AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 
@@ -16,13 +23,20 @@ constexpr int64_t columns = engine_columns, vector = 16, vectors = columns / vec
 constexpr int64_t longest_part = 2048; // elements of a row
 constexpr int64_t most_rows = 6; // whose sums, with the pairs of a panel, fill 28 of 32 registers
 
+// What becomes of a tile whose first row is `first` of the product's.
+struct Finish {
+  const Output<BFloat16>& to;
+  const ForwardEpilogue<BFloat16>& epilogue;
+  int64_t first;
+};
+
 template <int count>
-FUSED_RESNET_AVX512_BF16 void multiply_tile(const MatrixProduct& product, const BFloat16* const* rows, float* c) {
-  const int64_t ldc = product.ldc;
+using Sums = __m512[count][vectors];
+
+template <int count>
+FUSED_RESNET_AVX512_BF16 inline void add_products(const MatrixProduct& product, const BFloat16* const* rows,
+                                                  Sums<count>& sums) {
   const BFloat16* b = product.b;
-  __m512 sums[count][vectors];
-  for (int i = 0; i < count; ++i)
-    for (int j = 0; j < vectors; ++j) sums[i][j] = product.add ? _mm512_loadu_ps(c + i * ldc + j * vector) : _mm512_setzero_ps();
   const Segment* const end = product.segments + product.segment_count;
   for (const Segment* segment = product.segments; segment != end; ++segment) {
     const BFloat16* a[count];
@@ -39,6 +53,67 @@ FUSED_RESNET_AVX512_BF16 void multiply_tile(const MatrixProduct& product, const 
       }
     }
   }
+}
+
+FUSED_RESNET_AVX512_BF16 inline __m512 widened(const BFloat16* p) {
+  const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+// act(scale*s + shift + residual) of a vector of channels from `channel` on, of the pixel at `offset`.
+template <bool has_affine, bool has_residual>
+FUSED_RESNET_AVX512_BF16 inline __m512 finished(__m512 sum, const ForwardEpilogue<BFloat16>& epilogue, int64_t channel,
+                                                int64_t offset, __m512 floor) {
+  __m512 z = sum;
+  if constexpr (has_affine)
+    z = _mm512_fmadd_ps(z, _mm512_loadu_ps(epilogue.scale + channel), _mm512_loadu_ps(epilogue.shift + channel));
+  if constexpr (has_residual) z = _mm512_add_ps(z, widened(epilogue.residual + offset + channel));
+  return _mm512_max_ps(floor, z); // the second operand where either is NaN
+}
+
+// The processor rounds as `narrow` does, but for numbers below 1e-38, which it takes for 0 in products, too.
+template <int count, bool has_affine, bool has_residual>
+FUSED_RESNET_AVX512_BF16 inline void store_tile_as(const Sums<count>& sums, const Finish& finish) {
+  const ForwardEpilogue<BFloat16>& epilogue = finish.epilogue;
+  const __m512 floor = _mm512_set1_ps(epilogue.floor);
+  for (int i = 0; i < count; ++i) {
+    const int64_t offset = finish.to.offsets[finish.first + i];
+    BFloat16* const out = finish.to.out + offset;
+    for (int j = 0; j < vectors; j += 2) {
+      const int64_t channel = j * vector;
+      const __m512 low = finished<has_affine, has_residual>(sums[i][j], epilogue, channel, offset, floor);
+      const __m512 high = finished<has_affine, has_residual>(sums[i][j + 1], epilogue, channel + vector, offset, floor);
+      _mm512_storeu_si512(out + channel, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+  }
+}
+
+template <int count>
+FUSED_RESNET_AVX512_BF16 inline void store_tile(const Sums<count>& sums, const Finish& finish) {
+  if (finish.epilogue.scale && finish.epilogue.residual) return store_tile_as<count, true, true>(sums, finish);
+  if (finish.epilogue.scale) return store_tile_as<count, true, false>(sums, finish);
+  if (finish.epilogue.residual) return store_tile_as<count, false, true>(sums, finish);
+  store_tile_as<count, false, false>(sums, finish);
+}
+
+// finish: null where the sums go to c.
+template <int count>
+FUSED_RESNET_AVX512_BF16 void multiply_tile(const MatrixProduct& product, const BFloat16* const* rows, float* c,
+                                            const Finish* finish) {
+  const int64_t ldc = product.ldc;
+  const bool adds_first = product.add && !product.scale;
+  Sums<count> sums;
+  for (int i = 0; i < count; ++i)
+    for (int j = 0; j < vectors; ++j)
+      sums[i][j] = adds_first ? _mm512_loadu_ps(c + i * ldc + j * vector) : _mm512_setzero_ps();
+  add_products<count>(product, rows, sums);
+  if (product.scale)
+    for (int i = 0; i < count; ++i)
+      for (int j = 0; j < vectors; ++j) {
+        const __m512 before = product.add ? _mm512_loadu_ps(c + i * ldc + j * vector) : _mm512_setzero_ps();
+        sums[i][j] = _mm512_fmadd_ps(sums[i][j], _mm512_loadu_ps(product.scale + j * vector), before);
+      }
+  if (finish) return store_tile<count>(sums, *finish);
   for (int i = 0; i < count; ++i)
     for (int j = 0; j < vectors; ++j) _mm512_storeu_ps(c + i * ldc + j * vector, sums[i][j]);
 }
@@ -53,6 +128,16 @@ void for_tiles(int64_t m, const F& f) {
   for (int64_t tile = 0; tile < count; ++tile) f(m * tile / count, m * (tile + 1) / count - m * tile / count);
 }
 
+void multiply_tiles_of(const MatrixProduct& part, const BFloat16* const* rows, const Output<BFloat16>* to,
+                       const ForwardEpilogue<BFloat16>* epilogue) {
+  for_tiles(part.m, [&](int64_t first, int64_t count) {
+    float* const c = part.c + first * part.ldc;
+    if (!to) return multiply_tiles[count - 1](part, rows + first, c, nullptr);
+    const Finish finish{*to, *epilogue, first};
+    multiply_tiles[count - 1](part, rows + first, c, &finish);
+  });
+}
+
 } // namespace
 
 void multiply_avx512_bf16(const MatrixProduct& product, const BFloat16* a, int64_t lda) {
@@ -60,16 +145,21 @@ void multiply_avx512_bf16(const MatrixProduct& product, const BFloat16* a, int64
   for_tiles(product.m, [&](int64_t first, int64_t count) {
     const BFloat16* rows[most_rows];
     for (int64_t i = 0; i < count; ++i) rows[i] = a + (first + i) * lda;
-    multiply_tiles[count - 1](product, rows, product.c + first * product.ldc);
+    multiply_tiles[count - 1](product, rows, product.c + first * product.ldc, nullptr);
   });
 }
 
 void multiply_rows_avx512_bf16(const MatrixProduct& product, const BFloat16* const* rows) {
   check_columns(product);
-  for_parts(product, longest_part, [&](const MatrixProduct& part) {
-    for_tiles(part.m, [&](int64_t first, int64_t count) {
-      multiply_tiles[count - 1](part, rows + first, part.c + first * part.ldc);
-    });
+  for_parts(product, longest_part,
+            [&](const MatrixProduct& part, bool) { multiply_tiles_of(part, rows, nullptr, nullptr); });
+}
+
+void multiply_to_avx512_bf16(const MatrixProduct& product, const BFloat16* const* rows, const Output<BFloat16>& to,
+                             const ForwardEpilogue<BFloat16>& epilogue) {
+  check_columns(product);
+  for_parts(product, longest_part, [&](const MatrixProduct& part, bool last) {
+    multiply_tiles_of(part, rows, last ? &to : nullptr, last ? &epilogue : nullptr);
   });
 }
 

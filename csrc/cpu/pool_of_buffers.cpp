@@ -71,16 +71,23 @@ class Pool {
     return lend(buffer);
   }
 
-  // What was given back long ago goes first: sizes change with the model and the batch.
   void release(void* data) {
-    std::list<Buffer> old;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       const auto lent = lent_.find(data);
       idle_.push_back(lent->second);
       idle_bytes_ += lent->second.bytes;
       lent_.erase(lent);
-      while (idle_bytes_ > most_idle_bytes) {
+    }
+    shrink_to(most_idle_bytes);
+  }
+
+  // What was given back long ago goes first: sizes change with the model and the batch.
+  void shrink_to(size_t bytes) {
+    std::list<Buffer> old;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      while (idle_bytes_ > bytes) {
         idle_bytes_ -= idle_.front().bytes;
         old.splice(old.end(), idle_, idle_.begin());
       }
@@ -154,6 +161,8 @@ at::Tensor empty_recycled(at::IntArrayRef sizes, at::ScalarType dtype, at::Memor
   if (bytes < least_large_bytes) return at::empty(sizes, dtype, std::nullopt, c10::kCPU, std::nullopt, format);
   return at::detail::empty_generic(sizes, &recycler(), c10::DispatchKeySet(c10::DispatchKey::CPU), dtype, format);
 }
+
+void empty_pool() { pool().shrink_to(0); }
 
 int64_t idle_bytes() { return static_cast<int64_t>(pool().idle_bytes()); }
 

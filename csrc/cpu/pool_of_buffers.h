@@ -17,4 +17,7 @@ at::Tensor empty_recycled(at::IntArrayRef sizes, at::ScalarType dtype, at::Memor
 // Bytes that lie idle, for tests and reports.
 int64_t idle_bytes();
 
+// Gives to the system what lies idle.
+void empty_pool();
+
 } // namespace fused_resnet

@@ -43,7 +43,8 @@ void Snapshot::add(py::handle module, py::handle names) {
     for (const py::handle name : names) kept.wanted.emplace_back(py::none(), borrowed(name));
     return;
   }
-  TORCH_CHECK(is_module(module), "modules: expected torch.nn.Modules or None, got ", py::str(module).cast<std::string>());
+  TORCH_CHECK(is_module(module), "modules: expected torch.nn.Modules or None, got ",
+              py::str(module).cast<std::string>());
   const py::object attributes = attributes_of(module);
   kept.type = py::type::of(module);
   for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(attributes)) {

@@ -1,6 +1,15 @@
 """Forward and backward of the fused units as `torch.autograd.Function`s."""
 
-from .functions import BasicBlock, Bottleneck, ConvBNAct, ConvBNActMaxPool, ConvBNAddAct, autocast_dtype, run
+from .functions import (
+    BasicBlock,
+    Bottleneck,
+    ConvBNAct,
+    ConvBNActMaxPool,
+    ConvBNAddAct,
+    autocast_dtype,
+    recording,
+    run,
+)
 from .replay import possible as can_replay
 from .spec import ChainSpec, Geometry, UnitParams, UnitSpec
 from .stem import Pool
@@ -18,5 +27,6 @@ __all__ = [
     "UnitSpec",
     "autocast_dtype",
     "can_replay",
+    "recording",
     "run",
 ]

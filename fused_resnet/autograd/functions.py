@@ -39,6 +39,11 @@ def run(function, *args):
     return function.apply(*args) if torch.is_grad_enabled() else function.infer(*args)
 
 
+def recording(function, *args):
+    """What `run` would replay without gradients; None where it would not."""
+    return function.recording(*args)
+
+
 class _Chain(Function):
     @staticmethod
     def _units(spec: ChainSpec, tensors):
@@ -71,7 +76,7 @@ class _Chain(Function):
 
     @staticmethod
     def recording(spec: ChainSpec, x, residual, *tensors):
-        """What `infer` would replay on ``(x, residual, *tensors)``; None where it would not."""
+        """What `infer` would replay, a recording of ``(x, residual, *tensors)``."""
         return replay.recording(_Chain._infer, spec, (x, residual, *tensors))
 
     @staticmethod
@@ -176,7 +181,7 @@ class ConvBNActMaxPool(Function):
 
     @staticmethod
     def recording(spec, pool, x, *tensors):
-        """What `infer` would replay on ``(x, *tensors)``; None where it would not."""
+        """What `infer` would replay, a recording of ``(x, *tensors)``."""
         return replay.recording(ConvBNActMaxPool._train, spec, (x, *tensors), pool)
 
     @staticmethod

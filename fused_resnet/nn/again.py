@@ -9,7 +9,6 @@ they were runs those ops on the tensors that the modules hold now.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -57,7 +56,8 @@ def run(unit: Any, x: Any, residual: Tensor | None, modules: tuple) -> Tensor | 
 def keep(unit: Any, x: Tensor, modules: tuple, names: tuple, recording: Any) -> None:
     """Keep a call without a backward that changed nothing in its modules.
 
-    Args: names: of the tensors that it read off each of them; recording: of its ops, None where there is none.
+    Args: names: of the tensors that it read off each of them; recording: of its ops, None where there is
+    none.
     """
     if recording is None:
         return

@@ -93,13 +93,18 @@ class FusedUnit:
             given = spec, cast, residual.to(dtype) if self.shortcut == "tensor" else None, *tensors
         out = autograd.run(FUNCTIONS[self.kind], *given)
         if plain and not torch.is_grad_enabled() and "batch" not in fit.norms:
-            again.keep(self, x, modules, self._names(), FUNCTIONS[self.kind].recording(*given))
+            again.keep(self, x, modules, self._names(), autograd.recording(FUNCTIONS[self.kind], *given))
         return out
 
     def _names(self) -> tuple[tuple[str, ...], ...]:
         """Of the tensors that are read off each of the modules."""
-        rest = {"projection": TENSORS, "none": ((),) if self.is_stem else (), "pad": ((),)}
-        return (*(TENSORS + ((),)) * self.depth, *rest.get(self.shortcut, ()))
+        unit: tuple[tuple[str, ...], ...] = (*TENSORS, ())
+        rest: tuple[tuple[str, ...], ...] = ()
+        if self.shortcut == "projection":
+            rest = TENSORS
+        elif self.shortcut == "pad" or self.is_stem:
+            rest = ((),)
+        return unit * self.depth + rest
 
     def split(self, modules):
         """By role: (conv, bn, relu) of each unit; (conv, bn) of the projection or None; pad, pool or None."""

@@ -88,6 +88,17 @@ def kept_cast(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return _module.kept_cast(weight, dtype)
 
 
+def empty_cache() -> None:
+    """Give the memory that lies idle on the CPU back to the system.
+
+    Memory of large activations goes from one tensor to the next without being given back in between: fresh
+    memory costs page faults. At most 512 MiB lie idle, and never more than was in use at once. Where no more
+    fused modules will run, this gives them back. Without the C++ extension there are none.
+    """
+    if _module is not None:
+        _module.empty_pool()
+
+
 def recording(inputs: tuple) -> Any:
     """A new recording of ops on these tensors: see csrc/cpu/replay.h."""
     return _module.Recording(inputs)
