@@ -1,6 +1,8 @@
 // Matrix products by AVX512-BF16: a register tile holds the sums of some rows and a panel of columns.
 #include "multiply_avx512_bf16.h"
 
+#include <algorithm>
+
 #include "tables.h"
 
 #ifdef FUSED_RESNET_X86
@@ -20,8 +22,9 @@ namespace fused_resnet {
 namespace {
 
 constexpr int64_t columns = engine_columns, vector = 16, vectors = columns / vector;
-constexpr int64_t longest_part = 2048; // elements of a row
-constexpr int64_t most_rows = 6; // whose sums, with the pairs of a panel, fill 28 of 32 registers
+constexpr int64_t longest_part = 2048;          // elements of a row
+constexpr int64_t line = 64 / sizeof(BFloat16); // of a cache
+constexpr int64_t most_rows = 6;                // whose sums, with the pairs of a panel, fill 28 of 32 registers
 
 // What becomes of a tile whose first row is `first` of the product's.
 struct Finish {
@@ -33,15 +36,18 @@ struct Finish {
 template <int count>
 using Sums = __m512[count][vectors];
 
+// next: the rows of the tile that follows, which are fetched meanwhile: what a tile meets first may lie in memory.
 template <int count>
 FUSED_RESNET_AVX512_BF16 inline void add_products(const MatrixProduct& product, const BFloat16* const* rows,
-                                                  Sums<count>& sums) {
+                                                  const BFloat16* const* next, Sums<count>& sums) {
   const BFloat16* b = product.b;
   const Segment* const end = product.segments + product.segment_count;
   for (const Segment* segment = product.segments; segment != end; ++segment) {
     const BFloat16* a[count];
     for (int i = 0; i < count; ++i) a[i] = rows[i] + segment->offset;
     for (int64_t d = 0; d < segment->depth; d += 2, b += 2 * columns) {
+      if (d % line == 0)
+        for (int i = 0; i < count; ++i) _mm_prefetch(next[i] + segment->offset + d, _MM_HINT_T0);
       __m512i pairs[vectors];
       for (int j = 0; j < vectors; ++j) pairs[j] = _mm512_loadu_si512(b + 2 * j * vector);
       for (int i = 0; i < count; ++i) {
@@ -96,17 +102,17 @@ FUSED_RESNET_AVX512_BF16 inline void store_tile(const Sums<count>& sums, const F
   store_tile_as<count, false, false>(sums, finish);
 }
 
-// finish: null where the sums go to c.
+// next: as in add_products; finish: null where the sums go to c.
 template <int count>
-FUSED_RESNET_AVX512_BF16 void multiply_tile(const MatrixProduct& product, const BFloat16* const* rows, float* c,
-                                            const Finish* finish) {
+FUSED_RESNET_AVX512_BF16 void multiply_tile(const MatrixProduct& product, const BFloat16* const* rows,
+                                            const BFloat16* const* next, float* c, const Finish* finish) {
   const int64_t ldc = product.ldc;
   const bool adds_first = product.add && !product.scale;
   Sums<count> sums;
   for (int i = 0; i < count; ++i)
     for (int j = 0; j < vectors; ++j)
       sums[i][j] = adds_first ? _mm512_loadu_ps(c + i * ldc + j * vector) : _mm512_setzero_ps();
-  add_products<count>(product, rows, sums);
+  add_products<count>(product, rows, next, sums);
   if (product.scale)
     for (int i = 0; i < count; ++i)
       for (int j = 0; j < vectors; ++j) {
@@ -132,9 +138,10 @@ void multiply_tiles_of(const MatrixProduct& part, const BFloat16* const* rows, c
                        const ForwardEpilogue<BFloat16>* epilogue) {
   for_tiles(part.m, [&](int64_t first, int64_t count) {
     float* const c = part.c + first * part.ldc;
-    if (!to) return multiply_tiles[count - 1](part, rows + first, c, nullptr);
+    const BFloat16* const* const next = rows + std::min(first + count, part.m - count);
+    if (!to) return multiply_tiles[count - 1](part, rows + first, next, c, nullptr);
     const Finish finish{*to, *epilogue, first};
-    multiply_tiles[count - 1](part, rows + first, c, &finish);
+    multiply_tiles[count - 1](part, rows + first, next, c, &finish);
   });
 }
 
@@ -145,7 +152,7 @@ void multiply_avx512_bf16(const MatrixProduct& product, const BFloat16* a, int64
   for_tiles(product.m, [&](int64_t first, int64_t count) {
     const BFloat16* rows[most_rows];
     for (int64_t i = 0; i < count; ++i) rows[i] = a + (first + i) * lda;
-    multiply_tiles[count - 1](product, rows, product.c + first * product.ldc, nullptr);
+    multiply_tiles[count - 1](product, rows, rows, product.c + first * product.ldc, nullptr);
   });
 }
 
