@@ -10,7 +10,6 @@ namespace fused_resnet {
 Convolution convolution(at::IntArrayRef input, at::IntArrayRef weight, Pair stride, Pair padding, Pair dilation,
                         int64_t groups);
 
-// A new dense channels_last activation like `t`.
 inline void check_sizes(const Tensor& t, at::IntArrayRef sizes, const Tensor& like, const char* name) {
   check_activation(t, name);
   TORCH_CHECK(t.sizes() == sizes && t.scalar_type() == like.scalar_type(), name, ": expected ", like.scalar_type(),

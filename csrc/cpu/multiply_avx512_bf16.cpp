@@ -26,11 +26,10 @@ constexpr int64_t longest_part = 2048;          // elements of a row
 constexpr int64_t line = 64 / sizeof(BFloat16); // of a cache
 constexpr int64_t most_rows = 6;                // whose sums, with the pairs of a panel, fill 28 of 32 registers
 
-// What becomes of a tile whose first row is `first` of the product's.
+// What becomes of a product, where its sums are not what is wanted.
 struct Finish {
   const Output<BFloat16>& to;
   const ForwardEpilogue<BFloat16>& epilogue;
-  int64_t first;
 };
 
 template <int count>
@@ -79,11 +78,11 @@ FUSED_RESNET_AVX512_BF16 inline __m512 finished(__m512 sum, const ForwardEpilogu
 
 // The processor rounds as `narrow` does, but for numbers below 1e-38, which it takes for 0 in products, too.
 template <int count, bool has_affine, bool has_residual>
-FUSED_RESNET_AVX512_BF16 inline void store_tile_as(const Sums<count>& sums, const Finish& finish) {
+FUSED_RESNET_AVX512_BF16 inline void store_tile_as(const Sums<count>& sums, const Finish& finish, int64_t first) {
   const ForwardEpilogue<BFloat16>& epilogue = finish.epilogue;
   const __m512 floor = _mm512_set1_ps(epilogue.floor);
   for (int i = 0; i < count; ++i) {
-    const int64_t offset = finish.to.offsets[finish.first + i];
+    const int64_t offset = finish.to.offsets[first + i];
     BFloat16* const out = finish.to.out + offset;
     for (int j = 0; j < vectors; j += 2) {
       const int64_t channel = j * vector;
@@ -95,18 +94,19 @@ FUSED_RESNET_AVX512_BF16 inline void store_tile_as(const Sums<count>& sums, cons
 }
 
 template <int count>
-FUSED_RESNET_AVX512_BF16 inline void store_tile(const Sums<count>& sums, const Finish& finish) {
-  if (finish.epilogue.scale && finish.epilogue.residual) return store_tile_as<count, true, true>(sums, finish);
-  if (finish.epilogue.scale) return store_tile_as<count, true, false>(sums, finish);
-  if (finish.epilogue.residual) return store_tile_as<count, false, true>(sums, finish);
-  store_tile_as<count, false, false>(sums, finish);
+FUSED_RESNET_AVX512_BF16 inline void store_tile(const Sums<count>& sums, const Finish& finish, int64_t first) {
+  if (finish.epilogue.scale && finish.epilogue.residual) return store_tile_as<count, true, true>(sums, finish, first);
+  if (finish.epilogue.scale) return store_tile_as<count, true, false>(sums, finish, first);
+  if (finish.epilogue.residual) return store_tile_as<count, false, true>(sums, finish, first);
+  store_tile_as<count, false, false>(sums, finish, first);
 }
 
-// next: as in add_products; finish: null where the sums go to c.
+// The tile whose first row is `first` of the product's. next: as in add_products; finish: null where the sums go to c.
 template <int count>
 FUSED_RESNET_AVX512_BF16 void multiply_tile(const MatrixProduct& product, const BFloat16* const* rows,
-                                            const BFloat16* const* next, float* c, const Finish* finish) {
+                                            const BFloat16* const* next, int64_t first, const Finish* finish) {
   const int64_t ldc = product.ldc;
+  float* const c = product.c + first * ldc;
   const bool adds_first = product.add && !product.scale;
   Sums<count> sums;
   for (int i = 0; i < count; ++i)
@@ -119,7 +119,7 @@ FUSED_RESNET_AVX512_BF16 void multiply_tile(const MatrixProduct& product, const 
         const __m512 before = product.add ? _mm512_loadu_ps(c + i * ldc + j * vector) : _mm512_setzero_ps();
         sums[i][j] = _mm512_fmadd_ps(sums[i][j], _mm512_loadu_ps(product.scale + j * vector), before);
       }
-  if (finish) return store_tile<count>(sums, *finish);
+  if (finish) return store_tile<count>(sums, *finish, first);
   for (int i = 0; i < count; ++i)
     for (int j = 0; j < vectors; ++j) _mm512_storeu_ps(c + i * ldc + j * vector, sums[i][j]);
 }
@@ -134,14 +134,10 @@ void for_tiles(int64_t m, const F& f) {
   for (int64_t tile = 0; tile < count; ++tile) f(m * tile / count, m * (tile + 1) / count - m * tile / count);
 }
 
-void multiply_tiles_of(const MatrixProduct& part, const BFloat16* const* rows, const Output<BFloat16>* to,
-                       const ForwardEpilogue<BFloat16>* epilogue) {
+void multiply_rows(const MatrixProduct& part, const BFloat16* const* rows, const Finish* finish) {
   for_tiles(part.m, [&](int64_t first, int64_t count) {
-    float* const c = part.c + first * part.ldc;
     const BFloat16* const* const next = rows + std::min(first + count, part.m - count);
-    if (!to) return multiply_tiles[count - 1](part, rows + first, next, c, nullptr);
-    const Finish finish{*to, *epilogue, first};
-    multiply_tiles[count - 1](part, rows + first, next, c, &finish);
+    multiply_tiles[count - 1](part, rows + first, next, first, finish);
   });
 }
 
@@ -152,22 +148,21 @@ void multiply_avx512_bf16(const MatrixProduct& product, const BFloat16* a, int64
   for_tiles(product.m, [&](int64_t first, int64_t count) {
     const BFloat16* rows[most_rows];
     for (int64_t i = 0; i < count; ++i) rows[i] = a + (first + i) * lda;
-    multiply_tiles[count - 1](product, rows, rows, product.c + first * product.ldc, nullptr);
+    multiply_tiles[count - 1](product, rows, rows, first, nullptr);
   });
 }
 
 void multiply_rows_avx512_bf16(const MatrixProduct& product, const BFloat16* const* rows) {
   check_columns(product);
-  for_parts(product, longest_part,
-            [&](const MatrixProduct& part, bool) { multiply_tiles_of(part, rows, nullptr, nullptr); });
+  for_parts(product, longest_part, [&](const MatrixProduct& part, bool) { multiply_rows(part, rows, nullptr); });
 }
 
 void multiply_to_avx512_bf16(const MatrixProduct& product, const BFloat16* const* rows, const Output<BFloat16>& to,
                              const ForwardEpilogue<BFloat16>& epilogue) {
   check_columns(product);
-  for_parts(product, longest_part, [&](const MatrixProduct& part, bool last) {
-    multiply_tiles_of(part, rows, last ? &to : nullptr, last ? &epilogue : nullptr);
-  });
+  const Finish finish{to, epilogue};
+  for_parts(product, longest_part,
+            [&](const MatrixProduct& part, bool last) { multiply_rows(part, rows, last ? &finish : nullptr); });
 }
 
 } // namespace fused_resnet

@@ -15,8 +15,6 @@
 #include <new>
 #include <unordered_map>
 
-#include "tasks.h"
-
 namespace fused_resnet {
 
 namespace {

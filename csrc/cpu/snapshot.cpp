@@ -2,7 +2,6 @@
 
 #include <c10/util/Exception.h>
 
-#include <set>
 #include <string>
 
 namespace py = pybind11;
@@ -12,8 +11,6 @@ namespace fused_resnet {
 namespace {
 
 constexpr const char *parameters = "_parameters", *buffers = "_buffers";
-// What nn.Module.__call__ calls beside forward.
-const std::set<std::string> hooks{"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"};
 
 py::object borrowed(py::handle value) { return py::reinterpret_borrow<py::object>(value); }
 
@@ -51,8 +48,8 @@ void Snapshot::add(py::handle module, py::handle names) {
     kept.attributes.push_back(attribute_of(name, value));
     const std::string called = py::str(name);
     const bool is_unknown = kept.attributes.back().kind == Kind::ignored && called[0] != '_';
-    const bool is_attached = kept.attributes.back().kind == Kind::hooks && py::len(value) > 0;
-    possible_ = possible_ && !is_unknown && !is_attached && called != "forward";
+    const bool is_attached = kept.attributes.back().kind == Kind::empty && py::len(value) > 0;
+    possible_ = possible_ && !is_unknown && !is_attached;
   }
   for (const py::handle name : names) {
     const char* holder = attributes[parameters].contains(name) ? parameters : buffers;
@@ -78,8 +75,8 @@ Snapshot::Attribute Snapshot::attribute_of(py::handle name, py::handle value) {
     attribute.kind = Kind::tensors;
     for (const auto& [held, tensor] : py::reinterpret_borrow<py::dict>(value))
       attribute.held.emplace_back(borrowed(held), tensor.is_none());
-  } else if (hooks.count(called)) {
-    attribute.kind = Kind::hooks;
+  } else if (py::isinstance<py::dict>(value)) { // of hooks of any kind, or of children
+    attribute.kind = Kind::empty;
   } else if (is_constant(value)) {
     attribute.kind = Kind::constant;
     attribute.constant = borrowed(value);
@@ -90,7 +87,7 @@ Snapshot::Attribute Snapshot::attribute_of(py::handle name, py::handle value) {
 // Constants are compared by identity: what is equal and yet another object is read again, which costs time alone.
 bool Snapshot::unchanged(const Attribute& attribute, py::handle value) {
   if (attribute.kind == Kind::constant) return attribute.constant.is(value);
-  if (attribute.kind == Kind::hooks) return PyDict_Check(value.ptr()) && PyDict_GET_SIZE(value.ptr()) == 0;
+  if (attribute.kind == Kind::empty) return PyDict_Check(value.ptr()) && PyDict_GET_SIZE(value.ptr()) == 0;
   if (attribute.kind == Kind::ignored) return true;
   if (!PyDict_Check(value.ptr()) || static_cast<size_t>(PyDict_GET_SIZE(value.ptr())) != attribute.held.size())
     return false;

@@ -22,7 +22,7 @@ class Snapshot {
   pybind11::object tensors(const pybind11::tuple& modules) const;
 
  private:
-  enum class Kind { constant, hooks, tensors, ignored };
+  enum class Kind { constant, empty, tensors, ignored };
   struct Attribute { // of an instance, as it stands in its __dict__
     pybind11::object name, constant;
     Kind kind;

@@ -138,11 +138,8 @@ FEW = PIXELS[0], PIXELS[3]
 FEW_2 = PIXELS_2[0], PIXELS_2[3]
 CHANNELS = (48, 80), (64, 64), (16, 144), (80, 48)
 MANY = (48, 80), (64, 128), (16, 144), (144, 96)
-DUAL = (
-    (288, 80),
-    (64, 64),
-    (32, 144),
-)  # of the shortcut; the main path's 144 are more than two steps of any tile
+# Of the shortcut; the main path has half as many, of which 144 are more than two steps of any tile.
+DUAL = (288, 80), (64, 64), (32, 144)
 ODD = (13, 21), (24, 70), (70, 6), (3, 33)
 BN_EVEN = [(size,) for size in ((3, 80, 10, 13), (2, 64, 8, 8), (2, 144, 3, 2), (2, 48, 15, 18))]
 BN_ODD = [(size,) for size in ((3, 70, 10, 13), (2, 5, 9, 7), (2, 33, 3, 2))]
