@@ -98,7 +98,8 @@ def _engines(shapes, norms, fold, x, main) -> tuple[str, ...]:
     return tuple(found)
 
 
-# torch.compile runs the functions below when it traces, and takes their results for constants.
+# torch.compile runs the functions below when it traces, and takes their results for constants; it would look
+# through functools.cache on the outside, and trace what is cached.
 
 
 @torch.compiler.assume_constant_result
@@ -109,9 +110,13 @@ def _own_engines(device: torch.device, dtype: torch.dtype, nhwc: bool, kernel: t
 
 
 @torch.compiler.assume_constant_result
-@functools.cache
 def _settled_engines(dtype: torch.dtype, nhwc: bool, kernels: tuple) -> tuple[str, ...]:
     """On a CPU where nothing is measured."""
+    return _settled(dtype, nhwc, kernels)
+
+
+@functools.cache
+def _settled(dtype: torch.dtype, nhwc: bool, kernels: tuple) -> tuple[str, ...]:
     return tuple([(*_own_cpu_engines(dtype, nhwc, kernel), engines.LIBRARY)[0] for kernel in kernels])
 
 
