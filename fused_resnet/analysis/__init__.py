@@ -5,9 +5,10 @@
 
 from .conditions import OtherProcesses, conditions, has_bf16_hardware
 from .memory import peak_activation_bytes, saved_activation_bytes
-from .timing import Timing, interleaved, synchronise
+from .timing import ColdCache, Timing, interleaved, stopwatch, synchronise
 
 __all__ = [
+    "ColdCache",
     "OtherProcesses",
     "Timing",
     "conditions",
@@ -15,5 +16,6 @@ __all__ = [
     "interleaved",
     "peak_activation_bytes",
     "saved_activation_bytes",
+    "stopwatch",
     "synchronise",
 ]

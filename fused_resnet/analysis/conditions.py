@@ -50,7 +50,7 @@ def _busy_seconds() -> float | None:
 
 
 def conditions(device: torch.device | str = "cpu", packages: Iterable[str] = ()) -> dict[str, str]:
-    """Processor, threads, versions, commit and date, in the order to print them in.
+    """Processor, threads, clock, versions, commit and date, in the order to print them in.
 
     Args: packages: others that take part in the measurement, by the names that pip knows.
     """
@@ -58,9 +58,11 @@ def conditions(device: torch.device | str = "cpu", packages: Iterable[str] = ())
     found = {
         "CPU": f"{_cpu_name()} ({torch.backends.cpu.get_cpu_capability()})",
         "threads": str(torch.get_num_threads()),
+        "clock": _cpu_clock(),
     }
     if device.type == "cuda":
         found["GPU"] = torch.cuda.get_device_name(device)
+        found["GPU clock and driver"] = _gpu_clock(device)
     found["torch"] = torch.__version__
     if (version := _version("torchvision")) is not None:
         found["torchvision"] = version
@@ -91,6 +93,23 @@ def _cpu_info(key: str) -> str:
 
 def _cpu_name() -> str:
     return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_clock() -> str:
+    """As the system tells it at this moment."""
+    megahertz = _cpu_info("cpu MHz")
+    return f"{float(megahertz) / 1e3:.2f} GHz" if megahertz else "unknown"
+
+
+def _gpu_clock(device: torch.device) -> str:
+    """Of the multiprocessors: now, at most; driver; power limit."""
+    query = ["--query-gpu=clocks.sm,clocks.max.sm,driver_version,power.limit", "--format=csv,noheader"]
+    uuid = torch.cuda.get_device_properties(device).uuid
+    command = ["nvidia-smi", f"--id=GPU-{uuid}", *query]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: nvidia-smi did not tell"
 
 
 def _version(distribution: str) -> str | None:

@@ -64,17 +64,21 @@ def saved_activation_bytes(
     return sum(size for storage, size in sizes.items() if storage not in constant)
 
 
-def peak_activation_bytes(step: Callable[[], Any], parameters: Iterable[Tensor]) -> int:
-    """The most bytes that a training step on the CPU has allocated at once, less gradients of `parameters`.
+def peak_activation_bytes(
+    step: Callable[[], Any], parameters: Iterable[Tensor], device: torch.device | str = "cpu"
+) -> int:
+    """The most bytes that a training step has allocated at once on `device`, less gradients of `parameters`.
 
-    Everything counts that torch's allocator hands out during the step: what is kept for backward, gradients
-    of activations, and what operators use while they run. What was there before (parameters, the input) does
-    not, nor does memory that a library takes from the system by itself. The step runs twice; the first run
+    On the CPU everything counts that torch's allocator hands out during the step: what is kept for backward,
+    gradients of activations, and what operators use while they run. What was there before (parameters, the
+    input) does not, nor does memory that a library takes from the system by itself. On a GPU the allocator
+    tells its peak alone, so there the parameters' gradients count, too. The step runs twice; the first run
     makes what is made only once.
 
     Args:
         step: forward and backward, leaving its gradients in ``.grad``.
         parameters: whose ``.grad`` are not to count; they are None before each run.
+        device: of the tensors.
     """
     parameters = list(parameters)
     for p in parameters:
@@ -82,12 +86,23 @@ def peak_activation_bytes(step: Callable[[], Any], parameters: Iterable[Tensor])
     step()
     for p in parameters:
         p.grad = None
+    if torch.device(device).type == "cuda":
+        return _peak_on_gpu(step, device)
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profiler:
         step()
     gradients = {p.grad.untyped_storage().data_ptr() for p in parameters if p.grad is not None}
     return _peak(list(_allocations(profiler)), gradients)
+
+
+def _peak_on_gpu(step: Callable[[], Any], device: torch.device | str) -> int:
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _allocations(profiler: torch.profiler.profile) -> Iterator[tuple[int, int]]:

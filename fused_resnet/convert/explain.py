@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn as nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .. import backends, planner
 from ..nn import FusedUnit, record
@@ -16,8 +15,8 @@ from ..nn.plain import is_batch_norm, why_not_convolution
 from .analyse import Analysis, analyses
 from .match import Matcher
 from .module import FusedModule, as_stock, is_fused
+from .pretend import pretending
 from .survey import Survey, has_forward, join, shared_modules, survey, why_opaque
-from .trace import unchanged
 
 WIDTH = 120  # of the printed tables
 RUN_COLUMNS = (
@@ -121,7 +120,9 @@ def _table(title, columns, rows):
     return table
 
 
-def explain(model: nn.Module, input: torch.Tensor | None = None) -> Explanation:
+def explain(
+    model: nn.Module, input: torch.Tensor | None = None, device: torch.device | str | None = None
+) -> Explanation:
     """Say what `fuse` did to a model, or would leave alone in it.
 
     Args:
@@ -129,6 +130,8 @@ def explain(model: nn.Module, input: torch.Tensor | None = None) -> Explanation:
         input: optional example ``[N, C, H, W]``: with it the model is run on fake tensors (no memory, no
             time, running statistics untouched) and every unit's shapes, plan, backends, bytes and
             multiply-adds are listed.
+        device: where that run pretends to be: ``"cuda"`` shows a GPU's plan on a machine without one. None:
+            where the model and the input are.
 
     Returns: an `Explanation`; print it. Raises: TypeError if model is no module or input no tensor.
     """
@@ -142,7 +145,7 @@ def explain(model: nn.Module, input: torch.Tensor | None = None) -> Explanation:
         left = list(_left_alone(model, {name for row in fused for name in row.modules}))
     if input is None:
         return Explanation(fused, left)
-    runs, ops = _fake_run(model, input, {model.get_submodule(r.modules[0]): r.path for r in fused})
+    runs, ops = _fake_run(model, input, device, {model.get_submodule(r.modules[0]): r.path for r in fused})
     return Explanation(fused, left, runs, ops)
 
 
@@ -254,7 +257,7 @@ def _graph_reason(analysis, module, target, shared) -> str | None:
 # ---- with an input -------------------------------------------------------------------------------
 
 
-def _fake_run(model, input, paths):
+def _fake_run(model, input, device, paths):
     """Every fused unit's plan and the backends of all ops.
 
     Args: paths: of the fused modules, by first convolution.
@@ -272,18 +275,7 @@ def _fake_run(model, input, paths):
         shape = tuple(x.shape)
         runs.append(Run(path, unit.kind, shape, stats, plan.fold, plan.recompute, plan.engines, cost))
 
-    fake = FakeTensorMode()
-    state = {n: _fake(fake, t) for n, t in (*model.named_parameters(), *model.named_buffers())}
     observe = backends.observe(lambda op, name: ops.setdefault(op, set()).add(name))
-    with unchanged(model), fake, record(on_unit), observe:
-        torch.func.functional_call(model, state, (fake.from_tensor(input),))
+    with pretending(model, input, device) as pretence, record(on_unit), observe:
+        pretence.call()
     return runs, {op: "+".join(sorted(names)) for op, names in ops.items()}
-
-
-def _fake(mode: FakeTensorMode, t: torch.Tensor) -> torch.Tensor:
-    """A tensor without storage; a batch norm's counter keeps its value, which a cumulative average reads."""
-    if t.dim() == 0 and not t.is_floating_point() and not t.is_meta:
-        value = t.item()
-        with mode:
-            return torch.tensor(value, dtype=t.dtype, device=t.device)
-    return mode.from_tensor(t)
