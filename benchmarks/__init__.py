@@ -1,5 +1,5 @@
-"""Times and kept memory of stock and fused code.
+"""The benchmark suite's commands, its pytest-benchmark form, and results.
 
-``python -m benchmarks`` compares blocks and networks in turn and prints one table with its conditions;
-``pytest benchmarks`` runs the pytest-benchmark suite, single ops included.
+``python -m benchmarks run`` times everyone in turn, ``plot`` and ``compare`` work on the files that it
+writes; ``pytest benchmarks`` runs the same works one by one through pytest-benchmark.
 """

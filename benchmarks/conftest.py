@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.cases import DTYPES, Setting
+from fused_resnet.bench.cases import DTYPES, Setting
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fused_resnet")
     group.addoption("--device", default="cpu", help="where to run (default: cpu)")
-    group.addoption("--dtype", default="fp32", choices=DTYPES, help="bf16 is autocast (default: fp32)")
+    group.addoption("--dtype", default="fp32", choices=list(DTYPES), help="bf16 and fp16 are autocast")
     group.addoption("--batch", default=8, type=int, help="images (default: 8)")
     group.addoption("--image-size", default=224, type=int, help="height and width (default: 224)")
 

@@ -1,25 +1,16 @@
-"""Whole networks, stock and fused."""
+"""Residual blocks and whole networks, stock, fused and by others."""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.cases import NETWORKS, VARIANTS, Case, Setting, Variant, Work
-from fused_resnet.analysis import synchronise
+from benchmarks.support import bench
+from fused_resnet.bench.cases import BLOCKS, INFERENCE, NETWORKS, TRAINING, Case, Setting, Task
+from fused_resnet.bench.peers import CONTESTANTS
 
 
-@pytest.mark.parametrize("case", NETWORKS, ids=lambda case: case.name)
-@pytest.mark.parametrize(
-    ("mode", "variant"),
-    [pytest.param(mode, v, id=f"{mode}-{v.name}") for mode, variants in VARIANTS.items() for v in variants],
-)
-def test_network(benchmark, setting: Setting, case: Case, mode: str, variant: Variant) -> None:
-    work = Work(case, variant, mode, setting)
-    benchmark.group = f"{case.name}, {mode}"
-    benchmark.extra_info["kept bytes"] = work.kept_bytes()
-
-    def run():
-        work()
-        synchronise(setting.device)
-
-    benchmark.pedantic(run, rounds=3, warmup_rounds=1)
+@pytest.mark.parametrize("name", CONTESTANTS)
+@pytest.mark.parametrize("mode", [TRAINING, INFERENCE])
+@pytest.mark.parametrize("case", (*BLOCKS, *NETWORKS), ids=lambda case: case.name)
+def test_model(benchmark, setting: Setting, case: Case, mode: str, name: str) -> None:
+    bench(benchmark, Task(case, mode, setting), CONTESTANTS[name], rounds=3 if case.is_network else 10)

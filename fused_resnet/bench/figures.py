@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from benchmarks.cases import FORWARD, INFERENCE, NETWORKS, TRAINING, Case, Setting
-from benchmarks.peers import BALANCED, COMPILE, EAGER, MIN, ONNX_RUNTIME, OPENVINO, SPEED, Task
+from rich.console import Console
+
 from fused_resnet.models import BasicBlock, Bottleneck
 from fused_resnet.models.imagenet import ResNet
+
+from .cases import FORWARD, INFERENCE, NETWORKS, TRAINING, Case, Setting, Task
+from .measure import Effort, Job, Measurement, measure
+from .peers import BALANCED, COMPILE, CONTESTANTS, EAGER, MIN, ONNX_RUNTIME, OPENVINO, SPEED
 
 TIME, MEMORY = "time", "memory"
 
@@ -59,12 +63,52 @@ class Figure:
         ours, peers = (dict.fromkeys(getattr(c, side) for c in self.comparisons) for side in ("ours", "peer"))
         return *peers, *ours
 
+    @property
+    def job(self) -> Job:
+        taking_part = tuple(CONTESTANTS[name] for name in self.contestants)
+        memory = self.quantity == MEMORY
+        return Job(self.title, self.task, taking_part, self.calls, times=not memory, memory=memory)
+
+    def value(self, found: Measurement) -> float | None:
+        """Seconds, or bytes at the peak."""
+        return found.peak_bytes if self.quantity == MEMORY else found.seconds
+
     def quick(self) -> Figure:
         """The same of a size that only shows that it runs."""
         case, setting = self.task.case, self.task.setting
         small = replace(setting, batch=min(setting.batch, 2), size=min(setting.size, 64))
         task = Task(SMALL if case in NETWORKS else case, self.task.mode, small)
         return replace(self, task=task, calls=min(self.calls, 2))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A comparison with what was measured."""
+
+    figure: Figure
+    comparison: Comparison
+    ours: Measurement
+    peer: Measurement
+
+    @property
+    def ratio(self) -> float | None:
+        ours, peer = (self.figure.value(m) for m in (self.ours, self.peer))
+        return None if ours is None or peer is None else self.comparison.ratio(ours, peer)
+
+    @property
+    def verdict(self) -> str:
+        """ "met", "MISSED", "not judged" for want of a peer, or empty where nothing is wanted."""
+        if self.comparison.bound is None:
+            return ""
+        if self.ratio is None:
+            return "MISSED" if self.figure.value(self.ours) is None else "not judged"
+        return "met" if self.comparison.is_met(self.ratio) else "MISSED"
+
+
+def results_of(figure: Figure, effort: Effort, console: Console) -> list[Result]:
+    """All comparisons of a figure, measured."""
+    found = measure(figure.job, effort, console)
+    return [Result(figure, c, found[c.ours], found[c.peer]) for c in figure.comparisons]
 
 
 SMALL = Case("a bottleneck per stage", lambda: ResNet(Bottleneck, (1, 1, 1, 1)))

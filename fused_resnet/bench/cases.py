@@ -1,10 +1,11 @@
-"""What is measured (blocks and networks) and how PyTorch runs it, stock and fused."""
+"""What is measured: blocks and networks, and how PyTorch runs them, stock and fused."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,41 +13,28 @@ from torch import Tensor, nn
 
 import fused_resnet
 from fused_resnet.analysis import peak_activation_bytes, saved_activation_bytes
+from fused_resnet.analysis.counting import Operations, operations
 from fused_resnet.models import BasicBlock, Bottleneck
 
 TRAINING, FORWARD, INFERENCE = "training", "training, forward alone", "inference"
-DTYPES = ("fp32", "bf16")
+OP = "op"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to run a model; memory None is stock. Fused code is measured in the layout its kernels take."""
+    """One way to run a model; memory None is stock; compiled: torch.compile's mode, if it is to compile."""
 
-    name: str
     memory_format: torch.memory_format = torch.channels_last
     memory: str | None = None
-    compiled: bool = False
-
-    @property
-    def layout(self) -> str:
-        return "NCHW" if self.memory_format == torch.contiguous_format else "channels_last"
-
-
-BASELINE = Variant("stock channels_last")
-STOCK = (Variant("stock NCHW", torch.contiguous_format), BASELINE)
-FUSED = tuple(Variant(f"fused {memory}", memory=memory) for memory in ("speed", "balanced", "min"))
-VARIANTS = {
-    TRAINING: (*STOCK, *FUSED),
-    # without gradients the memory modes are one and the same
-    INFERENCE: (*STOCK, Variant("fused", memory="balanced")),
-}
+    compiled: str | None = None
 
 
 @dataclass(frozen=True)
 class Setting:
     """Sizes and place of a measurement.
 
-    size: height and width of the image that the whole network gets; dtype: "fp32", or "bf16" for autocast.
+    size: height and width of the image that the whole network gets; dtype: "fp32", or what autocast takes.
     """
 
     batch: int = 8
@@ -57,7 +45,11 @@ class Setting:
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.dtype == "fp32":
             return contextlib.nullcontext()
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+        return torch.autocast(torch.device(self.device).type, DTYPES[self.dtype])
+
+    @property
+    def device_type(self) -> str:
+        return torch.device(self.device).type
 
 
 def _network(name: str) -> Callable[[], nn.Module]:
@@ -81,6 +73,32 @@ class Case:
     def is_network(self) -> bool:
         return self.shrink == 1
 
+    @property
+    def level(self) -> str:
+        return "network" if self.is_network else "block"
+
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Task(Generic[C]):
+    """What everyone who is compared does. case: a `Case`, or of ops an `OpCase`."""
+
+    case: C
+    mode: str
+    setting: Setting
+
+
+class Ready(Protocol):
+    """Prepared: call it to run the task once; what the model gives is the result."""
+
+    def __call__(self) -> Tensor | tuple[Tensor, ...]: ...
+
+    def gradients(self) -> Tensor | None:
+        """Those of the last call for all parameters, in one vector; None without backward."""
+        ...
+
 
 BLOCKS = (
     Case("basic block, identity", _block("resnet18", "layer1", 1), 64, 4),
@@ -91,13 +109,14 @@ BLOCKS = (
 NETWORKS = (Case("ResNet-18", _network("resnet18")), Case("ResNet-50", _network("resnet50")))
 
 
-def problem(case: Case, setting: Setting) -> tuple[nn.Module, Tensor, Tensor]:
+def problem(task: Task[Case]) -> tuple[nn.Module, Tensor, Tensor]:
     """A stock model, its input and labels, the same at every call.
 
     Batch norms do something in eval, too, and the last one of a block is small, as in a network that trains:
     in others a rounding becomes another gradient, and what two implementations compute cannot be compared.
     """
     torch.manual_seed(0)
+    case, setting = task.case, task.setting
     size = setting.size // case.shrink
     model, input = case.build(), torch.randn(setting.batch, case.channels, size, size)
     labels = torch.randint(1000, (setting.batch,))
@@ -116,42 +135,52 @@ def problem(case: Case, setting: Setting) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 class Work:
-    """One case in one variant, ready to run: call it to run it once; what the model gives is the result.
+    """One task in one variant, ready to run.
 
     Training is forward, loss and backward, without the optimizer, which fusion does not touch; a block gets a
     gradient for its output and gives one for its input, as inside a network.
     """
 
-    def __init__(self, case: Case, variant: Variant, mode: str, setting: Setting) -> None:
-        self._case, self._mode, self._setting = case, mode, setting
-        model, input, labels = problem(case, setting)
-        self.model: nn.Module = model.to(setting.device, memory_format=variant.memory_format)  # type: ignore[call-overload]
-        self._input = input.to(setting.device, memory_format=variant.memory_format)
+    def __init__(
+        self, task: Task[Case], variant: Variant, change: Callable[[nn.Module], nn.Module] | None = None
+    ) -> None:
+        """change: what is done to the stock model, on its device, before it runs."""
+        self.task = task
+        setting, layout = task.setting, variant.memory_format
+        model, input, labels = problem(task)
+        model = model.to(setting.device, memory_format=layout)  # type: ignore[call-overload]
+        self.model: nn.Module = change(model) if change is not None else model
+        # of others' layers and of compiled code it is not known what they read and write
+        self.shows_operators = change is None and variant.compiled is None
+        self.input = input.to(setting.device, memory_format=layout)
         self._labels = labels.to(setting.device)
         self._output_gradient: Tensor | None = None
         if variant.memory is not None:
             fused_resnet.fuse(self.model, memory=variant.memory)
-        self.model.train(mode != INFERENCE)
-        self._input.requires_grad_(mode != INFERENCE and not case.is_network)
-        self._called = torch.compile(self.model) if variant.compiled else self.model
+        self.model.train(task.mode != INFERENCE)
+        self.input.requires_grad_(task.mode != INFERENCE and not task.case.is_network)
+        self._called = self.model
+        if variant.compiled is not None:
+            self._called = torch.compile(self.model, mode=variant.compiled)
 
     def __call__(self) -> Tensor:
-        return {TRAINING: self._train, FORWARD: self._forward, INFERENCE: self._infer}[self._mode]()
+        mode = self.task.mode
+        return {TRAINING: self._train, FORWARD: self._forward, INFERENCE: self._infer}[mode]()
 
     @torch.inference_mode()
     def _infer(self) -> Tensor:
         return self._forward()
 
     def _forward(self) -> Tensor:
-        with self._setting.autocast():
-            return self._called(self._input)
+        with self.task.setting.autocast():
+            return self._called(self.input)
 
     def _train(self) -> Tensor:
         self.model.zero_grad()
-        self._input.grad = None
-        with self._setting.autocast():
-            output = self._called(self._input)
-            loss = F.cross_entropy(output, self._labels) if self._case.is_network else None
+        self.input.grad = None
+        with self.task.setting.autocast():
+            output = self._called(self.input)
+            loss = F.cross_entropy(output, self._labels) if self.task.case.is_network else None
         if loss is not None:
             loss.backward()
             return output.detach()
@@ -162,17 +191,28 @@ class Work:
         return output.detach()
 
     def gradients(self) -> Tensor | None:
-        """Those of all parameters in one vector, after a training step; else None."""
         found = [p.grad.flatten() for p in self.model.parameters() if p.grad is not None]
         return torch.cat(found) if found else None
 
     def kept_bytes(self) -> int | None:
-        """What the forward pass keeps for backward; None in inference."""
-        if self._mode == INFERENCE:
+        """What the forward pass keeps for backward; None in inference, and of compiled code."""
+        if self.task.mode == INFERENCE or self._called is not self.model:
             return None
-        with self._setting.autocast():
-            return saved_activation_bytes(self.model, self._input)
+        with self.task.setting.autocast():
+            return saved_activation_bytes(self.model, self.input)
 
     def peak_bytes(self) -> int:
-        """The most activation memory that a training step takes."""
-        return peak_activation_bytes(self, self.model.parameters())
+        """The most activation memory that a run takes."""
+        return peak_activation_bytes(self, self.model.parameters(), self.task.setting.device)
+
+    def operations(self) -> Operations:
+        """What a run does, operator by operator, counted from shapes."""
+        setting, training = self.task.setting, self.task.mode == TRAINING
+
+        def loss(output: Tensor) -> Tensor:
+            return F.cross_entropy(output, output.new_zeros(len(output), dtype=torch.long))
+
+        with setting.autocast():
+            if not training:
+                return operations(self.model, self.input)
+            return operations(self.model, self.input, loss if self.task.case.is_network else torch.sum)
