@@ -61,7 +61,7 @@ def host(op: str, backend: str = "triton") -> Callable[..., Any]:
 
 
 def host_modules(backend: str) -> list[ModuleType]:
-    return [importlib.import_module(f"{BACKENDS}.{backend}.{name}") for name in _MODULES[backend]]
+    return [importlib.import_module(f"{BACKENDS}.{backend}.{name}") for name in _MODULES.get(backend, ())]
 
 
 def run(op: str, args: Sequence[Any], backend: str = "triton") -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
-"""Do our GPU kernels, in Triton and in CUDA C++, compute what they must on this machine? Checks for that.
+"""Do our kernels, in Triton, CUDA C++ and C++ for CPUs, compute what they must on this machine? Checks.
 
-On a GPU the kernels run on it. Without one, gpu_on_cpu executes the same generated code on the CPU, for a few
-problems, and everything that only a GPU can show is listed as not checked.
+On a GPU its kernels run on it. Without one, those of the CPU run, gpu_on_cpu executes the generated code of
+the others on the CPU, for a few problems, and everything that only a GPU can show is listed as not checked.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import use_backend
-from ..backends import engines, unavailable
+from ..backends import cpu, engines, unavailable
 from ..convert import fuse
+from ..models.blocks import BasicBlock, Bottleneck
 from . import cuda_emulation, kernel_truth, profiling
-from .kernel_problems import PROBLEMS, Make, Problem, every_configuration
+from .kernel_problems import PROBLEMS, Make, Problem, every_configuration, run
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 KERNELS = engines.OWN  # backends of our own kernels
@@ -50,6 +51,12 @@ class Finding:
 
 
 Check = Callable[[], Iterator[Finding]]
+MEMORY_MODES = ("speed", "balanced", "min")
+
+
+def kernels(device: str) -> tuple[str, ...]:
+    """The backends whose kernels can be checked on `device`."""
+    return (*KERNELS, engines.CPU) if device == "cpu" else KERNELS
 
 
 def checks(device: str, brief: bool, backends: Sequence[str] = KERNELS) -> list[Check]:
@@ -64,14 +71,16 @@ def checks(device: str, brief: bool, backends: Sequence[str] = KERNELS) -> list[
         made = _on_cpu(backend, problems) if device == "cpu" else _on_gpu(backend, problems, brief)
         found += [functools.partial(_of_backend, backend, check) for check in made]
     if device == "cpu":
-        return [*found, unchecked]
+        return [*found, unchecked] if set(backends) & set(KERNELS) else found
     chosen = (functools.partial(check, None) for check in (captured, traced))
     return found if brief else [*found, *chosen, benchmarks]
 
 
 def why_not(backend: str, device: str) -> str | None:
     """Why the kernels of this backend cannot be checked on `device`, or None."""
-    return unavailable(backend) if device == "cuda" else why_not_emulated(backend)
+    if device == "cuda" or backend == engines.CPU:
+        return unavailable(backend)
+    return why_not_emulated(backend)
 
 
 def _absent(backend: str, why: str) -> Iterator[Finding]:
@@ -93,6 +102,11 @@ def _on_gpu(backend: str, problems: list[Problem], brief: bool) -> list[Check]:
 
 
 def _on_cpu(backend: str, problems: list[Problem]) -> list[Check]:
+    if backend == engines.CPU:
+        return [
+            functools.partial(_cpu_parity, problems),
+            *(functools.partial(_cpu_blocks, memory) for memory in MEMORY_MODES),
+        ]
     # the C++ sources are the same for all architectures
     architectures = ARCHITECTURES if backend == "triton" else ARCHITECTURES[:1]
     emulated = (functools.partial(_emulated, backend, arch, problems) for arch in architectures)
@@ -133,6 +147,27 @@ def _parity(backend: str, problem: Problem, dtype: torch.dtype, device: str) -> 
     return f"{runs} runs, worst error {worst:.2f} of what is allowed"
 
 
+def _cpu_parity(problems: Iterable[Problem]) -> Iterator[Finding]:
+    """Every problem that the CPU's kernels take, in fp32."""
+    for problem in problems:
+        yield _guarded("parity", f"{problem.name} fp32", functools.partial(_cpu_problem, problem))
+
+
+def _cpu_problem(problem: Problem) -> str:
+    worst, runs = 0.0, 0
+    for args in problem.arguments(Make(torch.float32)):
+        if cpu.refuses(problem.op, tuple(args)) is not None:
+            continue
+        results = run(problem.op, args, engines.CPU)
+        if not all(map(_same_bits, results, run(problem.op, args, engines.CPU))):
+            raise AssertionError("two runs differ")
+        errors = kernel_truth.check(problem.op, args, list(results))
+        worst, runs = max(worst, *errors.values()), runs + 1
+        if not worst <= 1:
+            raise AssertionError(f"errors in units of what is allowed: {errors}")
+    return f"{runs} runs, worst error {worst:.2f} of what is allowed" if runs else "left to the library"
+
+
 def _same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(_bytes(a), _bytes(b))
 
@@ -143,17 +178,16 @@ def _bytes(t: Tensor) -> Tensor:
 
 
 def _block(kind: str) -> tuple[nn.Module, int]:
-    """One of torchvision's blocks and how many channels it reads."""
-    from torchvision.models import resnet
+    """A stock block and how many channels it reads."""
 
     def projection(stride: int, channels: int, out: int) -> nn.Module:
         return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
 
     made = {
-        "basic, identity": lambda: (resnet.BasicBlock(64, 64), 64),
-        "basic, projection": lambda: (resnet.BasicBlock(64, 128, 2, projection(2, 64, 128)), 64),
-        "bottleneck, identity": lambda: (resnet.Bottleneck(64, 16), 64),
-        "bottleneck, projection": lambda: (resnet.Bottleneck(64, 32, 2, projection(2, 64, 128)), 64),
+        "basic, identity": lambda: (BasicBlock(64, 64), 64),
+        "basic, projection": lambda: (BasicBlock(64, 128, 2, projection(2, 64, 128)), 64),
+        "bottleneck, identity": lambda: (Bottleneck(64, 16), 64),
+        "bottleneck, projection": lambda: (Bottleneck(64, 32, 2, projection(2, 64, 128)), 64),
     }
     return made[kind]()
 
@@ -181,25 +215,37 @@ def blocks(
 ) -> Iterator[Finding]:
     """Whole blocks in bf16, forward and backward: no further from fp64 than twice what stock is."""
     for kind in kinds:
-        yield _guarded("block", kind, functools.partial(_compare_block, backend, kind, device, size, batch))
+        body = functools.partial(_compare_block, backend, kind, device, size, batch)
+        yield _guarded("block", kind, body)
 
 
-def _compare_block(backend: str, kind: str, device: str, size: int, batch: int) -> str:
+def _cpu_blocks(memory: str) -> Iterator[Finding]:
+    """The same in fp32 by the CPU's kernels."""
+    for kind in BLOCKS:
+        body = functools.partial(_compare_block, engines.CPU, kind, "cpu", 14, 4, torch.float32, memory)
+        yield _guarded(f"block, memory={memory!r}", kind, body)
+
+
+def _compare_block(
+    backend: str,
+    kind: str,
+    device: str,
+    size: int,
+    batch: int,
+    dtype: torch.dtype = torch.bfloat16,
+    memory: str = "balanced",
+) -> str:
     torch.manual_seed(0)
     stock, channels = _block(kind)
-    stock = stock.to(device, torch.bfloat16).to(memory_format=torch.channels_last)
+    stock = stock.to(device, dtype).to(memory_format=torch.channels_last)
     # away from ReLU's kink, where a rounding decides about a whole gradient, in stock code as in ours
     for m in stock.modules():
         if isinstance(m, nn.BatchNorm2d):
             nn.init.constant_(m.bias, 4.0)
-    x = (
-        torch.randn(batch, channels, size, size)
-        .to(device, torch.bfloat16)
-        .to(memory_format=torch.channels_last)
-    )
+    x = torch.randn(batch, channels, size, size).to(device, dtype).to(memory_format=torch.channels_last)
     truth = _step(copy.deepcopy(stock).double(), x.double())
     with use_backend(backend):
-        ours = _error(_step(fuse(copy.deepcopy(stock)), x), truth)
+        ours = _error(_step(fuse(copy.deepcopy(stock), memory=memory), x), truth)
     theirs = _error(_step(stock, x), truth)
     if not ours <= 2 * theirs:
         raise AssertionError(f"error {ours:.2e}, stock {theirs:.2e}")
@@ -293,19 +339,15 @@ def profiled(backend: str) -> Iterator[Finding]:
 
 
 def benchmarks() -> Iterator[Finding]:
-    """The benchmark suite of a source checkout; its table goes into the report."""
-    if importlib.util.find_spec("benchmarks") is None:
-        why = "no `benchmarks` here: run from a source checkout"
-        yield Finding("benchmarks", "training and inference, bf16", None, why)
-        return
+    """The benchmark suite; its results go into the report."""
     yield _guarded("benchmarks", "training and inference, bf16", _benchmark)
 
 
 def _benchmark() -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "results.json"
-        options = ["--device", "cuda", "--dtype", "bf16", "--batch", "64", "--json", str(path)]
-        _run([sys.executable, "-m", "benchmarks", "run", *options])
+        options = ["--device", "cuda", "--dtype", "bf16", "--batch", "64", "--output", str(path)]
+        _run([sys.executable, "-m", "fused_resnet", "bench", "run", *options])
         return path.read_text()
 
 

@@ -1,9 +1,4 @@
-"""Trains a network on real images stock and fused side by side, then runs ResNet-50 both ways.
-
-    python examples/demo.py            (or `make demo`; two to three minutes on two cores)
-
-Needs the extra "demo": pip install --no-build-isolation '.[demo]'
-"""
+"""Trains a network on real images stock and fused side by side, then runs ResNet-50 both ways."""
 
 from __future__ import annotations
 
@@ -14,12 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import matplotlib.figure
 import torch
 import torch.nn.functional as F
-import typer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -27,12 +21,13 @@ from torch import Tensor, nn
 import fused_resnet
 from fused_resnet.analysis import Timing, conditions, interleaved, saved_activation_bytes
 from fused_resnet.analysis.digits import Digits, load
+from fused_resnet.analysis.printing import Printer
 from fused_resnet.analysis.progress import Ticker
 
 SEED = 0
 LEARNING_RATE = 0.1
 FIRST_STEPS = 20  # rounding grows with every step: the curves are compared before it has
-STOCK, FUSED = "stock", "fused"
+STOCK, FUSED = PAIR = "stock", "fused"
 YARDSTICK = "stock, NCHW"  # the same network in the other layout: what rounding alone does to the curve
 
 
@@ -121,9 +116,14 @@ def train(console: Console, digits: Digits, epochs: int, batch: int, limit: int 
     return {**runs, YARDSTICK: yardstick}
 
 
-def milliseconds(timing: Timing) -> str:
-    first, third = timing.quartiles
-    return f"{timing.median * 1e3:.1f} ({first * 1e3:.1f}–{third * 1e3:.1f})"
+def timing(taken: Timing) -> dict[str, float]:
+    first, third = taken.quartiles
+    return {"median_s": taken.median, "first_quartile_s": first, "third_quartile_s": third}
+
+
+def milliseconds(taken: dict[str, float]) -> str:
+    median, first, third = (value * 1e3 for value in taken.values())
+    return f"{median:.1f} ({first:.1f}–{third:.1f})"
 
 
 def mebibytes(size: int) -> str:
@@ -134,24 +134,49 @@ def largest_gap(losses: list[float], others: list[float]) -> float:
     return max(abs(a - b) for a, b in zip(losses, others, strict=True))
 
 
-def training_table(runs: dict[str, Run], images: Tensor, labels: Tensor) -> Table:
+def training_result(runs: dict[str, Run], images: Tensor, labels: Tensor) -> dict[str, Any]:
+    """What the table shows; times in seconds, without the first step, which makes what is made once."""
     stock, fused = runs[STOCK], runs[FUSED]
     first = len(runs[YARDSTICK].losses)
     gap, noise = (largest_gap(stock.losses[:first], runs[name].losses[:first]) for name in (FUSED, YARDSTICK))
-    times = {name: Timing(tuple(runs[name].seconds[1:] or runs[name].seconds)) for name in (STOCK, FUSED)}
-    kept = [saved_activation_bytes(run.model, images, against(labels)) for run in (stock, fused)]
-    speed = times[FUSED].median / times[STOCK].median
-    title = f"CIFAR ResNet-20 on handwritten digits, {len(stock.losses)} steps of batch {len(labels)}"
+    return {
+        "batch": len(labels),
+        "losses": {STOCK: stock.losses, FUSED: fused.losses},
+        "compared steps": first,
+        "largest gap of the losses": {FUSED: gap, YARDSTICK: noise},
+        "test accuracy": {STOCK: stock.accuracies[-1], FUSED: fused.accuracies[-1]},
+        "step": {name: timing(Timing(tuple(runs[name].seconds[1:] or runs[name].seconds))) for name in PAIR},
+        "kept bytes": {
+            name: saved_activation_bytes(runs[name].model, images, against(labels)) for name in PAIR
+        },
+    }
+
+
+def training_table(result: dict[str, Any]) -> Table:
+    losses, times, kept = result["losses"], result["step"], result["kept bytes"]
+    gap, first = result["largest gap of the losses"], result["compared steps"]
+    speed, memory = (
+        values[FUSED] / values[STOCK] for values in ({n: t["median_s"] for n, t in times.items()}, kept)
+    )
+    steps = len(losses[STOCK])
+    title = f"CIFAR ResNet-20 on handwritten digits, {steps} steps of batch {result['batch']}"
     table = Table("", STOCK, FUSED, "", title=title)
-    table.add_row("loss, last step", f"{stock.losses[-1]:.6f}", f"{fused.losses[-1]:.6f}", "")
+    table.add_row("loss, last step", *(f"{losses[name][-1]:.6f}" for name in PAIR), "")
     table.add_row(
-        f"largest gap to stock's losses, first {first} steps", "", f"{gap:.1e}", f"{noise:.1e} {YARDSTICK}"
+        f"largest gap to stock's losses, first {first} steps",
+        "",
+        f"{gap[FUSED]:.1e}",
+        f"{gap[YARDSTICK]:.1e} {YARDSTICK}",
     )
-    table.add_row("test accuracy", f"{stock.accuracies[-1]:.2%}", f"{fused.accuracies[-1]:.2%}", "")
+    table.add_row("test accuracy", *(f"{result['test accuracy'][name]:.2%}" for name in PAIR), "")
     table.add_row(
-        "ms per step: median (quartiles)", *map(milliseconds, times.values()), f"{speed:.2f}x the time"
+        "ms per step: median (quartiles)",
+        *(milliseconds(times[name]) for name in PAIR),
+        f"{speed:.2f}x the time",
     )
-    table.add_row("MiB kept for backward", *map(mebibytes, kept), f"{kept[1] / kept[0]:.2f}x the memory")
+    table.add_row(
+        "MiB kept for backward", *(mebibytes(kept[name]) for name in PAIR), f"{memory:.2f}x the memory"
+    )
     return table
 
 
@@ -203,7 +228,7 @@ def relative_gap(value: Tensor, expected: Tensor) -> float:
     return ((value - expected).abs().max() / expected.abs().max()).item()
 
 
-def resnet50_table(console: Console, batch: int, size: int, rounds: int) -> Table:
+def resnet50_result(console: Console, batch: int, size: int, rounds: int) -> dict[str, Any]:
     """Inference and one training step of ResNet-50: stock, and fused with each memory mode."""
     title, stock = stock_resnet50()
     models = {STOCK: channels_last(stock)}
@@ -213,7 +238,6 @@ def resnet50_table(console: Console, batch: int, size: int, rounds: int) -> Tabl
 
     with torch.no_grad():  # before anything is timed: training steps move the weights
         first = {name: model.train()(images) for name, model in models.items()}
-    training_gap = {name: relative_gap(out, first[STOCK]) for name, out in first.items()}
     for model in models.values():  # the same running statistics to the last bit
         model.load_state_dict(models[STOCK].state_dict())
     kept = {name: saved_activation_bytes(model, images, against(labels)) for name, model in models.items()}
@@ -225,45 +249,58 @@ def resnet50_table(console: Console, batch: int, size: int, rounds: int) -> Tabl
         inference = interleaved(runs, rounds, after_run=ticker.advance)
         steps = {name: one_step(model.train(), images, labels) for name, model in models.items()}
         training = interleaved(steps, rounds, after_run=ticker.advance)
-    times = ("inference: ms", "x stock", "training step: ms", "x stock")
-    table = Table("", *times, "MiB kept", "x stock", "gap, eval", "gap, train")
-    table.title = f"{title}, batch {batch} at {size}², fp32, channels_last: median (quartiles) of {rounds}"
-    for name in models:
-        table.add_row(
-            name,
-            milliseconds(inference[name]),
-            f"{inference[name].median / inference[STOCK].median:.2f}",
-            milliseconds(training[name]),
-            f"{training[name].median / training[STOCK].median:.2f}",
-            mebibytes(kept[name]),
-            f"{kept[name] / kept[STOCK]:.2f}",
-            f"{relative_gap(outputs[name], outputs[STOCK]):.0e}",
-            f"{training_gap[name]:.0e}",
-        )
+    return {
+        "network": title,
+        "batch": batch,
+        "image size": size,
+        "rounds": rounds,
+        "variants": {
+            name: {
+                "inference": timing(inference[name]),
+                "training step": timing(training[name]),
+                "kept bytes": kept[name],
+                "gap in eval": relative_gap(outputs[name], outputs[STOCK]),
+                "gap in training": relative_gap(first[name], first[STOCK]),
+            }
+            for name in models
+        },
+    }
+
+
+def resnet50_table(result: dict[str, Any]) -> Table:
+    batch, size, variants = result["batch"], result["image size"], result["variants"]
+    table = Table("", "inference: ms", "x stock", "training step: ms", "x stock", "MiB kept", "x stock")
+    for column in ("gap, eval", "gap, train"):
+        table.add_column(column)
+    described = f"batch {batch} at {size}², fp32, channels_last: median (quartiles) of {result['rounds']}"
+    table.title = f"{result['network']}, {described}"
+    for name, found in variants.items():
+        cells: list[str] = []
+        for work in ("inference", "training step"):
+            share = found[work]["median_s"] / variants[STOCK][work]["median_s"]
+            cells += milliseconds(found[work]), f"{share:.2f}"
+        share = found["kept bytes"] / variants[STOCK]["kept bytes"]
+        cells += mebibytes(found["kept bytes"]), f"{share:.2f}"
+        table.add_row(name, *cells, f"{found['gap in eval']:.0e}", f"{found['gap in training']:.0e}")
     return table
 
 
-def main(
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the side-by-side training.")] = 6,
-    quick: Annotated[bool, typer.Option("--quick", help="Sizes that only show that it runs.")] = False,
-    output: Annotated[Path, typer.Option(help="Folder for the plot.")] = Path("out"),
-) -> None:
-    """Stock and fused, side by side: the same curves; times and memory as they are, losses included."""
-    console = Console(width=None if Console().is_terminal else 150)
-    for key, value in conditions().items():
-        console.print(f"{key}: {value}", highlight=False, soft_wrap=True)
+def show(printer: Printer, epochs: int, quick: bool, output: Path) -> dict[str, Any]:
+    """Stock and fused, side by side: the same curves; times and memory as they are, losses included.
+
+    Returns what was measured: times in seconds, memory in bytes.
+    """
+    found = conditions()
+    printer.lines(found)
     size, batch, limit, resnet50 = (16, 32, 4, (2, 64, 1)) if quick else (32, 128, None, (8, 224, 5))
     digits = load(size)
-    runs = train(console, digits, 1 if quick else epochs, batch, limit)
-    console.print(
-        training_table(runs, channels_last(digits.train_images[:batch]), digits.train_labels[:batch])
-    )
-    console.print(resnet50_table(console, *resnet50))
-    console.print("gap: largest difference of an output from stock's, as a share of stock's largest output")
+    runs = train(printer.console, digits, 1 if quick else epochs, batch, limit)
+    training = training_result(runs, channels_last(digits.train_images[:batch]), digits.train_labels[:batch])
+    printer.console.print(training_table(training))
+    large = resnet50_result(printer.console, *resnet50)
+    printer.console.print(resnet50_table(large))
+    printer.line("gap: largest difference of an output from stock's, as a share of stock's largest output")
     path = output / "demo_curves.png"
     plot(runs, path)
-    console.print(f"curves: {path}", highlight=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    printer.line(f"curves: {path}")
+    return {"conditions": found, "ResNet-20": training, "ResNet-50": large, "curves": str(path)}
