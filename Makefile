@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 PYTEST_ARGS ?=
-BENCH_ARGS ?= figures --csv out/bench.csv --json out/bench.json
+BENCH_ARGS ?= run --output out/bench.csv
 DEMO_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -34,7 +34,7 @@ $(VENV)/.torch:
 
 $(VENV)/.package: $(VENV)/.torch $(SOURCES)
 	$(PIP) install --quiet -c $(VENV)/constraints.txt --no-build-isolation \
-	  -e '.[demo,bench,test,lint]' $(TIMM)
+	  -e '.[demo,bench,examples,test,lint]' $(TIMM)
 	touch $@
 
 $(VENV)/.tools: $(VENV)/.package $(TOOL)/pyproject.toml
@@ -90,11 +90,12 @@ lint: $(VENV)/.tools
 	cd $(TOOL) && $(abspath $(BIN))/mypy && $(abspath $(BIN))/lint-imports
 
 demo: $(VENV)/.package
-	$(BIN)/python examples/demo.py $(DEMO_ARGS)
+	$(BIN)/fused-resnet demo $(DEMO_ARGS)
 
 bench: $(VENV)/.package
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+# The same works one by one through pytest-benchmark.
 bench-ops: $(VENV)/.package
 	$(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)
 
