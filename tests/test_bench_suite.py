@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib.machinery
+import io
 import json
 import math
+import re
+import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -22,7 +25,7 @@ from typer.testing import CliRunner
 from fused_resnet import ops
 from fused_resnet.analysis import ColdCache, interleaved, stopwatch
 from fused_resnet.analysis.ceilings import GPUS, Ceilings, datasheet, measured
-from fused_resnet.bench import beside, peers, results, rewriting, suite
+from fused_resnet.bench import beside, peers, report, results, rewriting, suite
 from fused_resnet.bench.app import app
 from fused_resnet.bench.cases import BLOCKS, INFERENCE, OP, TRAINING, Setting, Task, Variant, Work
 from fused_resnet.bench.measure import Effort, Job, measure
@@ -314,6 +317,45 @@ def test_ceilings() -> None:
         datasheet("abacus")
 
 
+class FakeGraph:
+    replays = 0
+
+    def replay(self) -> None:
+        FakeGraph.replays += 1
+
+
+def test_a_cuda_graph_is_captured_after_warming_up_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: what is run when, and that the results are the captured ones."""
+    log: list[str] = []
+
+    class Stream:
+        def wait_stream(self, other: Stream) -> None:
+            log.append("wait")
+
+    @contextlib.contextmanager
+    def inside(name: str):
+        log.append(f"{name} begins")
+        yield
+        log.append(f"{name} ends")
+
+    monkeypatch.setattr(FakeGraph, "replays", 0)
+    for name, value in {
+        "Stream": Stream,
+        "current_stream": Stream,
+        "stream": lambda _: inside("stream"),
+        "graph": lambda _: inside("capture"),
+        "CUDAGraph": FakeGraph,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    work = Work(Task(BASIC, TRAINING, SMALL), Variant(memory="speed"))
+    monkeypatch.setattr(Work, "__call__", lambda self: log.append("run") or self._train())
+    graph = peers._Graph(work)
+    steps = [entry for entry in log if entry != "wait"]
+    assert steps == ["stream begins", *["run"] * 3, "stream ends", "capture begins", "run", "capture ends"]
+    assert torch.equal(graph(), graph()) and FakeGraph.replays == 2 and log.count("run") == 4
+    assert graph.gradients().isfinite().all()
+
+
 # ---- files ---------------------------------------------------------------------------------------
 
 
@@ -388,6 +430,23 @@ def test_plots_come_from_the_file_alone(tmp_path: Path, suffix: str) -> None:
     assert [Path(p).read_bytes() for p in written] == texts, "the same file, the same drawing"
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_bars_and_colours_on_a_terminal_only(terminal: bool) -> None:
+    out = io.StringIO()
+    console = Console(
+        file=out, force_terminal=terminal, width=190, color_system="standard" if terminal else None
+    )
+    rows = [
+        row(),
+        row(contestant="ours, balanced", speedup=2.0),
+        row(contestant="Apex", missing="absent: get it"),
+    ]
+    console.print(report.suite_table(rows, console))
+    words = out.getvalue()
+    assert ("█" in words) == ("\x1b[" in words) == terminal
+    assert "2.00" in words and "100%" not in words and "50%" in words
+
+
 # ---- the command ---------------------------------------------------------------------------------
 
 
@@ -421,3 +480,15 @@ def test_run(tmp_path: Path) -> None:
 def test_bad_options(options: list[str], message: str) -> None:
     done = CliRunner().invoke(app, ["run", *options], env={"COLUMNS": "300"})
     assert done.exit_code == 2 and message in done.output
+
+
+def test_the_pytest_form_runs() -> None:
+    pytest.importorskip("pytest_benchmark")
+    chosen = "(gram or conv_fprop_dual or basic) and not compile and not projection"
+    options = ["--benchmark-disable", "--batch", "1", "--image-size", "64", "-q", "-k", chosen]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "benchmarks", *options], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\b(\d\d) passed", done.stdout), done.stdout

@@ -53,7 +53,7 @@ def draw(rows: Sequence[Row], conditions: Conditions, folder: Path, stem: str, s
             figure = make(rows)
             if figure is None:
                 continue
-            figure.text(0.01, 0.0, _conditions(conditions), fontsize=6.5, color="#444444", va="bottom")
+            figure.supxlabel(_conditions(conditions), x=0.01, ha="left", fontsize=6.5, color="#444444")
             path = folder / f"{stem}-{name}.{suffix}"
             metadata = {"Date": None} if suffix == "svg" else None
             figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white", metadata=metadata)
@@ -195,6 +195,9 @@ def roofline(rows: Sequence[Row]) -> Figure | None:
         )
     axes.set(xscale="log", yscale="log", xlabel="FLOP per byte moved (counted)", ylabel="GFLOP/s (measured)")
     axes.grid(alpha=0.25, which="both")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     _legend(figure, shown)
     levels = dict.fromkeys(row.level for row in shown)
     handles = [axes.scatter([], [], marker=MARKERS[n], color="black", s=26, label=f"{n}s") for n in levels]
