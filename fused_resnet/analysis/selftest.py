@@ -352,8 +352,9 @@ def benchmarks() -> Iterator[Finding]:
 def _benchmark() -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "results.json"
-        options = ["--device", "cuda", "--dtype", "bf16", "--batch", "64", "--output", str(path)]
-        _run([sys.executable, "-m", "fused_resnet", "bench", "run", *options])
+        where = ["--device", "cuda", "--dtype", "bf16", "--batch", "64", "--level", "block"]
+        less = ["--rounds", "7", "--skip", "torch.compile max-autotune", "--output", str(path)]
+        _run([sys.executable, "-m", "fused_resnet", "bench", "run", *where, *less])
         return path.read_text()
 
 
