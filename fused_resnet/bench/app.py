@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,8 +83,10 @@ def run(
 
     ceilings = measured(dtype, device)
     rows: list[results.Row] = []
+    start = time.monotonic()
     for index, task in enumerate(tasks):
-        printer.line(f"{index + 1} of {len(tasks)}: {task.case.name}, {task.mode}")
+        left = f", about {_left(start, index, len(tasks)):.0f} min left" if index else ""
+        printer.line(f"{index + 1} of {len(tasks)}{left}: {task.case.name}, {task.mode}")
         rows += suite.run(task, effort, ceilings, memory, printer.console)
         _write(printer, [results.as_dict(row) for row in rows], found, output, last=index == len(tasks) - 1)
     printer.console.print(report.suite_table(rows, printer.console))
@@ -194,6 +197,11 @@ def figures(
     printer.document({"conditions": found, "results": rows})
     if any(m.is_faulty for result in measured for m in (result.ours, result.peer)):
         raise typer.Exit(1)
+
+
+def _left(start: float, done: int, of: int) -> float:
+    """Minutes, if what is to come takes as long as what was."""
+    return (time.monotonic() - start) / done * (of - done) / 60
 
 
 # ---- options -------------------------------------------------------------------------------------
