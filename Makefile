@@ -1,4 +1,5 @@
-# Targets that set themselves up: test, test-kernels, test-tools, test-sanitized, test-cpu-wheel, lint, demo, bench, bench-ops.
+# Targets that set themselves up: test, test-kernels, test-tools, test-sanitized, test-cpu-wheel, test-packages, lint, demo, bench,
+# bench-ops.
 # For hours: verify, fuzz, mutation. Also: setup, clean.
 # Variables: PYTHON, VENV, TORCH (what pip installs), PYTEST_ARGS, BENCH_ARGS, DEMO_ARGS.
 
@@ -19,7 +20,7 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*) $(TOOL)/src/g
 KERNEL_TESTS := tests/triton tests/cuda
 SANITIZED := tests/cpu/test_sanitized.py
 
-.PHONY: setup test test-kernels test-tools test-sanitized test-cpu-wheel verify fuzz mutation lint demo bench bench-ops clean
+.PHONY: setup test test-kernels test-tools test-sanitized test-cpu-wheel test-packages verify fuzz mutation lint demo bench bench-ops clean
 
 setup: $(VENV)/.package
 
@@ -64,6 +65,16 @@ test-cpu-wheel:
 	$(MAKE) test VENV=.venv-cpu TORCH=torch==2.13.0 \
 	  PYTEST_ARGS="$(or $(PYTEST_ARGS),$(addprefix tests/test_,ops.py blocks.py compile.py cpu_backend.py cuda_backend.py selftest.py tuning.py) \
 	    tests/cpu/test_blocks.py tests/cpu/test_matrix_engine.py tests/cpu/test_chain.py)"
+
+# What users install, each into a fresh environment and tried outside of the checkout: the source distribution beside a CPU build
+# of torch, the wheel beside VENV's. Whatever an earlier build left in build/lib* would be packed, too.
+test-packages: $(VENV)/.package
+	rm -rf dist build/lib*
+	$(PIP) install --quiet -c $(VENV)/constraints.txt build
+	$(BIN)/python -m build --quiet --no-isolation --sdist --wheel --outdir dist
+	$(BIN)/python tests/packaging/contents.py dist
+	FUSED_RESNET_CUDA=0 $(BIN)/python tests/packaging/install.py dist/*.tar.gz torch==2.13.0
+	$(BIN)/python tests/packaging/install.py dist/*.whl $(TORCH)
 
 # Every kernel in every number format and configuration, on every architecture; its resources; its traffic.
 verify: $(VENV)/.tools

@@ -1,4 +1,4 @@
-"""Fused models under torch.compile, fake and meta tensors, torch.export and torch.jit.trace."""
+"""Fused models under torch.compile and on fake and meta tensors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fused_resnet
 from fused_resnet.models import cifar_resnet20
-from tests.support import perturb
+from tests.support import away_from_kinks, compare, perturb
 from tests.tolerances import assert_close, relative_error
-from tests.zoo import BottleneckNet, FunctionalBlock
+from tests.zoo import BottleneckNet, FunctionalBlock, package
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +85,32 @@ def test_inductor():
     """Inductor fuses what is around the units in its own way."""
     eager, model = make(), make()
     assert_same(step(compiled(model, "inductor"), model, images()), step(eager, eager, images()), 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["balanced", "min"])
+def test_inductor_on_torchvisions_resnet50(memory, monkeypatch):
+    """Whole, in training and in eval mode, as close to fp64 as an uncompiled fused model has to be."""
+    fuse = fused_resnet.fuse
+
+    def fuse_and_compile(model: nn.Module, memory: str) -> nn.Module:
+        fuse(model, memory=memory).compile(fullgraph=True)
+        return model
+
+    monkeypatch.setattr(fused_resnet, "fuse", fuse_and_compile)
+    x = images(4, 64).to(memory_format=torch.channels_last)
+    stock = perturb(package("torchvision.models").resnet50(num_classes=10))
+    stock = away_from_kinks(stock.to(memory_format=torch.channels_last), x)
+    compare(stock, [x], memory=memory, pooled=True)
+    compare(stock.eval(), [x], memory=memory, backward=False)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("make", [make, cifar_resnet20], ids=["bottlenecks", "cifar_resnet20"])
+def test_no_graph_breaks(make, training):
+    model = make().train(training)
+    found = torch._dynamo.explain(model)(images(2, 32))
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
 
 
 @LAYOUTS
@@ -176,40 +202,3 @@ def test_fake_tensors_in_autocast():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         fused_resnet.explain(model, images().to(memory_format=torch.channels_last))
         assert_close(model(images()), fused_resnet.unfuse(copy.deepcopy(model))(images()), "op")
-
-
-# ---- stock operations where others look at them --------------------------------------------------
-
-
-def operations(graph: torch.fx.Graph) -> set[str]:
-    return {n.target.namespace for n in graph.nodes if isinstance(n.target, torch._ops.OpOverload)}
-
-
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_export_gives_standard_operations(strict, training):
-    model = make().train(training)
-    program = torch.export.export(model, (images(),), strict=strict)
-    assert operations(program.graph) == {"aten"}
-    stock = torch.export.export(fused_resnet.unfuse(copy.deepcopy(model)), (images(),), strict=strict)
-    assert [n.target for n in program.graph.nodes] == [n.target for n in stock.graph.nodes]
-    if not training:
-        with torch.no_grad():
-            assert_close(program.module()(images()), model(images()))
-
-
-def test_export_of_dynamic_batches():
-    model = make().eval()
-    batch = torch.export.Dim("batch", min=2, max=64)
-    program = torch.export.export(model, (images(3),), dynamic_shapes=({0: batch},))
-    with torch.no_grad():
-        assert_close(program.module()(images(5)), model(images(5)))
-
-
-@pytest.mark.filterwarnings("ignore:.*jit:DeprecationWarning")
-def test_jit_trace():
-    model = make().eval()
-    traced = torch.jit.trace(model, images())
-    assert "fused_resnet::" not in str(traced.inlined_graph)
-    with torch.no_grad():
-        assert_close(traced(images(3)), model(images(3)))
