@@ -249,6 +249,7 @@ def test_resume_bit_for_bit(digits, tmp_path, amp):
     assert_same_bits(parts, straight)
     assert [row["lr"] for row in log(parts)] == ["0.01", "0.001"]
     found = state(parts)
+    assert not torch.equal(found["ema"]["module.bn1.running_mean"], found["model"]["bn1.running_mean"])
     assert bool(found["scaler"]) == (amp == "fp16")
     assert all(t.isfinite().all() for part in ("model", "ema") for t in found[part].values())
 
@@ -455,6 +456,14 @@ def test_capture_leaves_running_statistics(digits, monkeypatch):
     model.capture(net, options, ALONE)
     assert len(moved) == len(before)
     assert all(torch.equal(buffer, before[name]) for name, buffer in net.named_buffers())
+
+
+def test_sync_bn_on_cpus_needs_fused_batch_norms(digits):
+    """Pre-activation blocks have others."""
+    two = Job(0, 2, torch.device("cpu"), False)
+    model.prepare(some_options(digits, arch="resnet18", sync_bn=True), two, 10)
+    with pytest.raises(ValueError, match="wrn_28_10 has others, among them layer1.0.bn1"):
+        model.prepare(some_options(digits, arch="wrn_28_10", sync_bn=True), two, 10)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")

@@ -22,7 +22,9 @@ def install_and_try(package: Path, requirements: list[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with tempfile.TemporaryDirectory() as folder:
         venv.create(Path(folder, "venv"), with_pip=True)
-        python = str(Path(folder, "venv", "bin", "python"))
+        scripts = Path(folder, "venv", "bin")
+        environment["PATH"] = f"{scripts}:{environment['PATH']}"  # as if activated: builds look for ninja
+        python = str(scripts / "python")
 
         def run(*arguments: str) -> None:
             subprocess.run([python, "-I", *arguments], cwd=folder, env=environment, check=True)
