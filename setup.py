@@ -131,10 +131,15 @@ def extension(cuda):
 
 
 def build_command():
-    """torch's, but that x.cpp and x.cu make two object files."""
+    """torch's, but that x.cpp and x.cu make two object files, which stay for the next build of any kind."""
     from torch.utils.cpp_extension import BuildExtension
 
     class Build(BuildExtension):
+        def finalize_options(self):
+            if self.build_temp is None:  # an editable installation would take a folder that passes away
+                self.build_temp = f"build/temp{extension_name()}"
+            super().finalize_options()
+
         def build_extensions(self):
             plain = self.compiler.object_filenames
 
@@ -161,7 +166,6 @@ def build_arguments():
     return {
         "ext_modules": [extension(wants_cuda())],
         "cmdclass": {"build_ext": build_command()},
-        "options": {"build": {"build_temp": f"build/temp{extension_name()}"}},
     }
 
 
