@@ -336,6 +336,16 @@ def test_casts(fused, dtype):
     assert units_run(fused.double(), X) == ALL
 
 
+@pytest.mark.parametrize("memory", ["speed", "balanced", "min"])
+def test_gradients_lie_as_their_parameters_do(stock, memory):
+    """In dimensions of size 1, too: DistributedDataParallel warns where they do not."""
+    model = fused_resnet.fuse(stock.to(memory_format=torch.channels_last), memory=memory)
+    for _ in range(3):  # recorded, then replayed
+        model.zero_grad()
+        model(X.to(memory_format=torch.channels_last)).sum().backward()
+        assert [p.grad.stride() for p in model.parameters()] == [p.stride() for p in model.parameters()]
+
+
 def test_channels_last(stock, fused):
     fused.to(memory_format=torch.channels_last)
     x = X.to(memory_format=torch.channels_last)

@@ -99,7 +99,23 @@ class _Chain(Function):
             if torch.is_grad_enabled():  # create_graph=True: through ops that can be differentiated again
                 units, saved = _Chain._records(spec, flat)
                 return double_backward.chain(spec, dout, x, residual, units, saved, need)
-            return replay.run(_Chain._gradients, spec, (dout, out, x, *flat), need)
+            grads = replay.run(_Chain._gradients, spec, (dout, out, x, *flat), need)
+        return grads if torch.compiler.is_compiling() else _Chain._laid_out(grads, flat)
+
+    @staticmethod
+    def _laid_out(grads, flat):
+        """`grads` with those of 1x1 weights in the parameters' strides, which may differ where a size is 1.
+
+        DistributedDataParallel looks at these, too.
+        """
+        for i in range(3, len(grads), PARAMS):
+            grad, weight = grads[i], flat[i - 3]
+            if grad is None or grad.stride() == weight.stride() or weight.shape[2:] != (1, 1):
+                continue
+            if grad.stride()[:2] == weight.stride()[:2]:
+                strided = grad.as_strided(weight.shape, weight.stride())
+                grads = (*grads[:i], strided, *grads[i + 1 :])
+        return grads
 
     @staticmethod
     def _records(spec, flat):
