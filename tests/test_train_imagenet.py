@@ -462,7 +462,7 @@ def test_sync_bn_on_cpus_needs_fused_batch_norms(digits):
     """Pre-activation blocks have others."""
     two = Job(0, 2, torch.device("cpu"), False)
     model.prepare(some_options(digits, arch="resnet18", sync_bn=True), two, 10)
-    with pytest.raises(ValueError, match="wrn_28_10 has others, among them layer1.0.bn1"):
+    with pytest.raises(ValueError, match=r"wrn_28_10 has others, among them layer1\.0\.bn1"):
         model.prepare(some_options(digits, arch="wrn_28_10", sync_bn=True), two, 10)
 
 
