@@ -162,7 +162,7 @@ def test_who_takes_what() -> None:
     assert who["inference on a CPU"] == {*stock, "OpenVINO", "ONNX Runtime", "ours, balanced"}
     assert who["inference on a CPU in bf16"] == {*stock, "OpenVINO", "ours, balanced"}
     graphs = {f"{name}, CUDA graph" for name in ("eager", "ours, balanced", "ours, speed")}
-    assert who["training on a GPU"] == {*stock, *ours, *graphs, "Apex groupbn", "InPlace-ABN"}
+    assert who["training on a GPU"] == {*stock, *ours, *graphs, "Apex groupbn"}
 
 
 # ---- peers that are not here ---------------------------------------------------------------------

@@ -61,11 +61,11 @@ def datasheet(gpu: str) -> Ceilings:
 
 _COPIED = 256 << 20  # bytes: more than any cache holds
 _MATRIX = {"cpu": 2048, "cuda": 8192}
-_SECONDS = 0.5  # of measuring each
+_SECONDS = 3.0  # of measuring each: a shared machine has slow moments
 
 
 def measured(dtype: str, device: torch.device | str = "cpu") -> Ceilings:
-    """The best rates seen on `device` within a second, on the threads that torch has.
+    """The best rates seen on `device` within some seconds, on the threads that torch has.
 
     Memory: a copy of 256 MiB, read and written. Operations: a square product in `dtype` by PyTorch's library.
 

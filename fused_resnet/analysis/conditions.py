@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from .. import _extension
+from .._version import __version__
 
 __all__ = ["OtherProcesses", "conditions", "has_bf16_hardware"]
 
@@ -68,7 +69,7 @@ def conditions(device: torch.device | str = "cpu", packages: Iterable[str] = ())
         found["torchvision"] = version
     for name in packages:
         found[name] = _version(name) or "not installed"
-    found["fused_resnet"] = _version("fused_resnet") or "not installed"
+    found["fused_resnet"] = __version__
     found["C++ extension"] = _extension_state()
     found["Python"] = platform.python_version()
     found["commit"] = _commit()

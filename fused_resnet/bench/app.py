@@ -100,6 +100,7 @@ def run(
 def plot(
     files: Annotated[list[Path], typer.Argument(help="CSV or JSON files of `run`.")],
     folder: Annotated[Path | None, typer.Option(help="Where to; default: beside the first file.")] = None,
+    name: Annotated[str, typer.Option(help="What the drawings are called; default: as the first file.")] = "",
     suffix: Annotated[str, typer.Option("--format", help="svg, png or pdf.")] = "svg",
     as_json: AsJson = False,
 ) -> None:
@@ -110,7 +111,7 @@ def plot(
     from .plot import draw
 
     rows = [row for found, _ in read for row in found]
-    written = draw(rows, read[0][1], folder or files[0].parent, files[0].stem, suffix)
+    written = draw(rows, read[0][1], folder or files[0].parent, name or files[0].stem, suffix)
     printer = Printer(as_json)
     for path in written:
         printer.line(f"written: {path}")

@@ -134,7 +134,8 @@ PEERS = (
         INPLACE_ABN,
         _torch(_STOCK, rewriting.inplace_abn),
         (("inplace-abn", "inplace_abn"),),
-        takes=_in_training,
+        # its weights have to be of the activations' dtype, which autocast leaves in fp32
+        takes=lambda task: _in_training(task) and task.setting.dtype == "fp32",
         other_function=f"leaky ReLU of slope {rewriting.INPLACE_ABN_SLOPE}",
     ),
     Contestant(OPENVINO, runtimes.openvino, (("openvino", "openvino"),), takes=_on_cpu_inference),
