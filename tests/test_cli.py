@@ -16,7 +16,7 @@ from fused_resnet import _extension, models
 from fused_resnet.analysis import selftest as checks
 from fused_resnet.analysis.ceilings import datasheet
 from fused_resnet.cli import app
-from fused_resnet.cli.plan import build, least_seconds
+from fused_resnet.cli.plan import build
 
 WIDE = {"COLUMNS": "300"}
 doctor = importlib.import_module("fused_resnet.cli.doctor")  # the package has the command by this name
@@ -124,7 +124,6 @@ def test_plan_times_are_the_slower_of_bytes_and_operations():
         arithmetic = 2 * unit["multiply_adds"] / gpu.flops_per_second["bf16"]
         assert unit["least_seconds"] == pytest.approx(max(memory, arithmetic))
         assert unit["bound_by"] == ("memory" if memory >= arithmetic else "arithmetic")
-    assert callable(least_seconds)
 
 
 @pytest.mark.parametrize(("package", "name"), [("torchvision", "resnet34"), ("timm", "resnet26d")])

@@ -25,10 +25,6 @@ class Printer:
         terminal = Console(stderr=as_json)
         self.console = terminal if terminal.is_terminal else Console(stderr=as_json, width=width)
 
-    @property
-    def is_terminal(self) -> bool:
-        return self.console.is_terminal
-
     def line(self, text: str, style: str | None = None) -> None:
         """One line as it is, however long."""
         self.console.print(text, highlight=False, soft_wrap=True, markup=False, style=style)

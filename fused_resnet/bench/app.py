@@ -11,6 +11,7 @@ import torch
 import typer
 
 from fused_resnet.analysis import conditions, has_bf16_hardware
+from fused_resnet.analysis.ceilings import measured
 from fused_resnet.analysis.printing import Printer
 
 from . import results
@@ -79,8 +80,6 @@ def run(
     found = _conditions(printer, threads, device)
     if dtype == "bf16" and not has_bf16_hardware(device):
         printer.line("note: this device emulates bf16; its times say little about others")
-    from fused_resnet.analysis.ceilings import measured
-
     ceilings = measured(dtype, device)
     rows: list[results.Row] = []
     start = time.monotonic()
@@ -185,18 +184,18 @@ def figures(
     _check_outputs(output)
     printer = Printer(as_json, report.WIDTH)
     found = _conditions(printer, threads, "cpu")
-    measured = [
+    outcome = [
         result
         for figure in chosen
         for result in results_of(figure.quick() if quick else figure, effort, printer.console)
     ]
-    printer.console.print(report.figures_table(measured))
+    printer.console.print(report.figures_table(outcome))
     printer.line(report.explanation())
-    printer.line(report.tally(measured))
-    rows = report.figure_rows(measured)
+    printer.line(report.tally(outcome))
+    rows = report.figure_rows(outcome)
     _write(printer, rows, found, output)
     printer.document({"conditions": found, "results": rows})
-    if any(m.is_faulty for result in measured for m in (result.ours, result.peer)):
+    if any(m.is_faulty for result in outcome for m in (result.ours, result.peer)):
         raise typer.Exit(1)
 
 
