@@ -27,6 +27,7 @@ from .. import use_backend
 from ..backends import cpu, engines, unavailable
 from ..convert import fuse
 from ..models.blocks import BasicBlock, Bottleneck
+from ..planner import MEMORY_MODES
 from . import cuda_emulation, kernel_truth, profiling
 from .kernel_problems import PROBLEMS, Make, Problem, every_configuration, run
 
@@ -51,7 +52,6 @@ class Finding:
 
 
 Check = Callable[[], Iterator[Finding]]
-MEMORY_MODES = ("speed", "balanced", "min")
 CPU_BOUND = 1e-5  # of an op in fp32: one or two passes, 1e-7 times its sums and the condition of its input
 
 

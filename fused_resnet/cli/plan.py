@@ -15,11 +15,11 @@ from torch import nn
 from .. import models
 from ..analysis.ceilings import GPUS, Ceilings, datasheet
 from ..analysis.printing import Printer
+from ..bench.cases import DTYPES
 from ..convert import Explanation, explain, fuse
 from ..convert.explain import Run
 from ..planner import MEMORY_MODES
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SOURCES = ("torchvision", "timm", "fused_resnet")
 
 
