@@ -78,8 +78,9 @@ void multiply(const Tiles& tiles, int64_t filters, const Output<T>& to, const Fo
   float *products = sums + to.count * width, *inputs = products + made;
   TransformedTiles transformed;
   transformed.transform(tiles, tiles.line, tiles.step, tiles.depth, inputs);
-  store_panels(filters, to, epilogue, [&](int64_t panel, int64_t) {
-    transformed.multiply(tiles.weights + panel * winograd_positions * tiles.depth * width, tiles, products, sums);
+  store_panels(filters, to, epilogue, [&](int64_t panel, int64_t columns) {
+    transformed.multiply(tiles.weights + panel * winograd_positions * tiles.depth * width, tiles, columns, products,
+                         sums);
     return sums;
   });
 }

@@ -26,7 +26,7 @@ inline void multiply_panel(const std::vector<Factor>& factors, int64_t panel, in
     float* to = factor.scale ? sums + count * width : sums;
     bool accumulate = add && !factor.scale;
     for (const Segment& segment : factor.segments) {
-      kernels.multiply(factor.pixels.data(), count, &segment, 1, weights, to, accumulate);
+      kernels.multiply(factor.pixels.data(), count, &segment, 1, weights, columns, to, accumulate);
       weights += segment.depth * width;
       accumulate = true;
     }

@@ -49,16 +49,17 @@ void read(const Operand<T>& operand, const Pixels& pixels, E* out, int64_t step)
   }
 }
 
-// f(columns): for the usual full panel with a number that the compiler knows, so that its loops become vectors.
-template <class F>
+template <int vectors>
+struct WholeVectors {
+  constexpr operator int64_t() const { return vectors * vec_width; }
+};
+
+// f(columns): for whole vectors with a number that the compiler knows, so that its loops become vectors.
+template <int vectors = panel_vectors, class F>
 void for_columns(int64_t columns, const F& f) {
-  struct Panel {
-    constexpr operator int64_t() const { return panel_width; }
-  };
-  if (columns == panel_width)
-    f(Panel{});
-  else
-    f(columns);
+  if (columns == vectors * vec_width) return f(WholeVectors<vectors>{});
+  if constexpr (vectors > 1) for_columns<vectors - 1>(columns, f);
+  else f(columns);
 }
 
 template <class T, bool has_affine, bool has_residual>

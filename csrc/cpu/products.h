@@ -75,19 +75,24 @@ struct GradientEpilogue {
 struct ProductKernels {
   int64_t panel; // width of a panel
 
-  // out [count][panel] = (accumulate: +=) the products of the pixels' segments with weights [Σ depth][panel].
+  // out [count][panel] = (accumulate: +=) the products of the pixels' segments with weights [Σ depth][panel]. Behind
+  // `columns`, rounded up to whole vectors, out keeps what it has.
   void (*multiply)(const float* const* pixels, int64_t count, const Segment* segments, int64_t segment_count,
-                   const float* weights, float* out, bool accumulate);
+                   const float* weights, int64_t columns, float* out, bool accumulate);
 
-  // out [filters][panel] = (accumulate: +=) op, rows of out `step` apart; filters <= tile_filters.
-  void (*correlate)(const Correlation& op, int64_t filters, float* out, int64_t step, bool accumulate);
+  // out [filters][panel] = (accumulate: +=) op, rows of out `step` apart; filters <= tile_filters; columns as in
+  // `multiply`.
+  void (*correlate)(const Correlation& op, int64_t filters, int64_t columns, float* out, int64_t step,
+                    bool accumulate);
 
   // Winograd's transforms. Tiles of 4x4 pixels, lines `line` and pixels `step` floats apart, to their 16 positions:
   // out[position*plane + tile*row + c]; channels are rounded up to whole vectors.
   void (*winograd_input)(const float* const* tiles, int64_t count, int64_t line, int64_t step, int64_t channels,
                          float* out, int64_t row, int64_t plane);
-  // products[position*plane + tile*panel + c] to the 2x2 pixels of a tile, rows of sums [..][panel]; -1: none.
-  void (*winograd_output)(const float* products, int64_t plane, const int32_t* pixels, int64_t tiles, float* sums);
+  // products[position*plane + tile*panel + c] to the 2x2 pixels of a tile, rows of sums [..][panel]; -1: none. Columns
+  // as in `multiply`.
+  void (*winograd_output)(const float* products, int64_t plane, const int32_t* pixels, int64_t tiles, int64_t columns,
+                          float* sums);
 
   // For gradients of weights: tiles of 2x2 pixels to 16 positions, as winograd_input.
   void (*winograd_gradient)(const float* const* pixels, int64_t count, int64_t channels, float* out, int64_t row,

@@ -24,9 +24,10 @@ template <class T>
 constexpr OperandKernels<T> operands_of{read<T, float>, read<T, T>, store_forward<T>, store_moments<T>,
                                         store_gradient<T>};
 
-constexpr ProductKernels product_table{panel_width,       multiply,        correlate,   winograd_input, winograd_output,
-                                       winograd_gradient, winograd_filter, column_sums, pair_columns,   pair_pixels,
-                                       transpose};
+constexpr ProductKernels product_table{panel_width,       multiply<panel_vectors>, correlate<panel_vectors>,
+                                       winograd_input,    winograd_output,         winograd_gradient,
+                                       winograd_filter,   column_sums,             pair_columns,
+                                       pair_pixels,       transpose};
 } // namespace
 
 const Tables tables{table_of<float>, table_of<double>,   table_of<BFloat16>,

@@ -67,7 +67,7 @@ void correlate_strip(const Correlated<T>& op, const Columns& columns, const Shar
         tile.z = z_first + column + offset_of(z.layout, columns, tap);
         for (int64_t k = first_filter(op, share, column); k < share.filters; k += tile_filters) {
           tile.g = g_first + k;
-          kernels.correlate(tile, std::min(tile_filters, share.filters - k),
+          kernels.correlate(tile, std::min(tile_filters, share.filters - k), last - column,
                             sums + (share.first_filter + k) * row + tap * columns.padded + share.first_channel + column,
                             row, add || p > 0);
         }

@@ -53,15 +53,16 @@ class TransformedTiles {
     for (int64_t i = 0; i < winograd_positions * count_; ++i) rows_.push_back(inputs + i * row(channels));
   }
 
-  // sums [pixels][width] of a panel, whose weights are [positions][channels][width].
-  void multiply(const float* weights, const WinogradTiles& tiles, float* products, float* sums) const {
+  // sums [pixels][width] of a panel, of which `columns` exist, and whose weights are [positions][channels][width].
+  void multiply(const float* weights, const WinogradTiles& tiles, int64_t columns, float* products,
+                float* sums) const {
     const ProductKernels& kernels = product_kernels();
     const int64_t plane = count_ * kernels.panel;
     const Segment segment{0, channels_};
     for (int position = 0; position < winograd_positions; ++position)
       kernels.multiply(rows_.data() + position * count_, count_, &segment, 1,
-                       weights + position * channels_ * kernels.panel, products + position * plane, false);
-    kernels.winograd_output(products, plane, tiles.pixels.data(), count_, sums);
+                       weights + position * channels_ * kernels.panel, columns, products + position * plane, false);
+    kernels.winograd_output(products, plane, tiles.pixels.data(), count_, columns, sums);
   }
 
  private:
@@ -89,9 +90,9 @@ class TransformedStrip {
     loaded_ = number;
   }
 
-  // sums [pixels][width] of a panel, whose weights are [positions][depth][width].
-  void multiply(const float* weights, float* sums) const {
-    transformed_.multiply(weights, tiles_, scratch(3, TransformedTiles::products(tiles_.count())), sums);
+  // sums [pixels][width] of a panel, of which `columns` exist, and whose weights are [positions][depth][width].
+  void multiply(const float* weights, int64_t columns, float* sums) const {
+    transformed_.multiply(weights, tiles_, columns, scratch(3, TransformedTiles::products(tiles_.count())), sums);
   }
 
   std::vector<int64_t> offsets;
@@ -117,7 +118,7 @@ void winograd_product(const Source<T>& source, const Placement& placement, const
     strip.load(number);
     float* sums = scratch(0, static_cast<int64_t>(strip.offsets.size()) * cut.width);
     for (int64_t panel = cut.panels * group / cut.groups; panel < cut.panels * (group + 1) / cut.groups; ++panel) {
-      strip.multiply(weights + panel * panel_floats, sums);
+      strip.multiply(weights + panel * panel_floats, cut.columns_of(panel), sums);
       store(number, panel, sums, strip.offsets.data());
     }
   });

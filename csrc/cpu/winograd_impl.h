@@ -63,9 +63,10 @@ inline void winograd_input(const float* const* tiles, int64_t count, int64_t lin
     }
 }
 
-inline void winograd_output(const float* products, int64_t plane, const int32_t* pixels, int64_t tiles, float* sums) {
+inline void winograd_output(const float* products, int64_t plane, const int32_t* pixels, int64_t tiles,
+                            int64_t columns, float* sums) {
   for (int64_t tile = 0; tile < tiles; ++tile, pixels += 4)
-    for (int64_t c = 0; c < panel_width; c += vec_width) {
+    for (int64_t c = 0; c < columns; c += vec_width) {
       const float* from = products + tile * panel_width + c;
       transform(winograd_sums, [=](int i, int j) { return load(from + (4 * i + j) * plane); },
                 [=](int i, int j, Vec v) {

@@ -63,7 +63,7 @@ class WinogradSums {
         tile.z = z + position * count * z_row_ + column;
         for (int64_t k = 0; k < share_.filters; k += tile_filters) {
           tile.g = g + position * count * g_row_ + k;
-          kernels.correlate(tile, std::min(tile_filters, share_.filters - k),
+          kernels.correlate(tile, std::min(tile_filters, share_.filters - k), share_.channels - column,
                             sums_ + position * plane() + k * padded_ + column, padded_, !first);
         }
       }
