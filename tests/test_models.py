@@ -219,6 +219,25 @@ def test_cifar_shortcuts_change_shape(shortcut: Any) -> None:
     assert stage_shapes(model, torch.randn(2, 1, 12, 12)) == expected
 
 
+@pytest.mark.parametrize(("groups", "width"), ((1, 16), (2, 10), (4, 6)))
+def test_cifar_bottlenecks(groups: int, width: int) -> None:
+    """Shapes, depth, and parameters in closed form."""
+    model = CifarResNet(29, block=Bottleneck, shortcut="B", groups=groups, width_per_group=width)
+    expected = [(2, 64, 8, 8), (2, 128, 4, 4), (2, 256, 2, 2), (2, 10)]
+    assert stage_shapes(model, torch.randn(2, 3, 8, 8)) == expected
+    weighted = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert len(weighted) == 29 + 3  # the projections are not counted
+    parameters, source = 9 * 3 * 16 + 2 * 16 + 256 * 10 + 10, 16
+    for stage in range(3):
+        inner, out = groups * width * 2**stage, 64 * 2**stage
+        for _ in range(3):
+            projection = source * out + 2 * out if source != out else 0
+            parameters += source * inner + 9 * inner * inner // groups + inner * out + projection
+            parameters += 2 * (2 * inner + out)
+            source = out
+    assert parameter_count(model) == parameters
+
+
 @pytest.mark.parametrize(
     ("shortcut", "kinds"),
     [
@@ -312,6 +331,11 @@ def test_registry() -> None:
         ("in_channels", lambda: models.wrn_28_10(fused=False, in_channels=0)),
         ("depth", lambda: CifarResNet(21)),
         ("depth", lambda: CifarResNet(2)),
+        ("depth", lambda: CifarResNet(14, block=Bottleneck)),
+        ("residual", lambda: CifarResNet(29, block=Bottleneck, residual=False)),
+        ("groups", lambda: CifarResNet(20, groups=2)),
+        ("groups", lambda: CifarResNet(29, block=Bottleneck, groups=0)),
+        ("width_per_group", lambda: CifarResNet(20, width_per_group=8)),
         ("depth", lambda: models.wide_resnet_cifar(27, 1, fused=False)),
         ("depth", lambda: models.wide_resnet_cifar(4, 1, fused=False)),
         ("width", lambda: models.wide_resnet_cifar(10, 0, fused=False)),

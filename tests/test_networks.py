@@ -56,6 +56,15 @@ def test_cifar_networks_fp64(name):
     compare(model, [images(2, 32 if name != "wrn_28_10" else 16, torch.float64)])
 
 
+@pytest.mark.parametrize(("groups", "width"), ((1, 16), (4, 6)))
+def test_cifar_bottlenecks_fp64(groups, width):
+    torch.manual_seed(0)
+    model = models.CifarResNet(
+        11, block=models.Bottleneck, shortcut="B", groups=groups, width_per_group=width
+    )
+    compare(perturb(model).double().to(memory_format=NHWC), [images(2, 16, torch.float64)])
+
+
 def test_train_then_unfuse():
     """State_dict identical in keys, shapes and values after fuse, a training step, unfuse."""
     model = build("resnet18", "own", torch.float64)

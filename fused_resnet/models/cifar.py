@@ -13,7 +13,7 @@ from fused_resnet.models._common import (
     he_initialise,
     make_shortcut,
 )
-from fused_resnet.models.blocks import BasicBlock, PlainBasicBlock
+from fused_resnet.models.blocks import BasicBlock, Bottleneck, PlainBasicBlock
 
 __all__ = [
     "CifarResNet",
@@ -35,11 +35,15 @@ __all__ = [
 class CifarResNet(nn.Module):
     """Residual network for 32x32 images (He et al. 2015, section 4.2).
 
-    3x3 stem of 16 channels with batch norm and ReLU, three stages of ``n`` basic blocks with 16, 32
-    and 64 channels (the second and third start with stride 2), global average pooling, linear layer.
+    3x3 stem of 16 channels with batch norm and ReLU, three stages of ``n`` blocks with 16, 32 and 64
+    channels times the block's expansion (the second and third start with stride 2), global average
+    pooling, linear layer.
 
     Args:
-        depth: weighted layers, ``6n + 2`` for ``n >= 1`` blocks per stage.
+        depth: weighted layers, for ``n >= 1`` blocks per stage ``6n + 2`` of ``BasicBlock`` or ``9n + 2`` of
+            ``Bottleneck``.
+        block: ``BasicBlock``, or ``Bottleneck`` as in He et al., "Identity Mappings in Deep Residual
+            Networks" (2016), appendix.
         residual: with shortcuts; otherwise the plain twin, of equal parameters and multiply-adds as
             the network with ``shortcut="A"``.
         shortcut: ``"A"`` zero padding where the shape changes (the paper's choice for CIFAR), ``"B"``
@@ -47,54 +51,79 @@ class CifarResNet(nn.Module):
             ``residual`` is false.
         num_classes: size of the output.
         in_channels: channels of the input.
+        groups: groups of the bottleneck's 3x3 convolution (ResNeXt, Xie et al. 2016).
+        width_per_group: channels per group of that convolution in the first stage.
 
     Shape:
         Input ``(N, in_channels, H, W)``, 32x32 in the paper; output ``(N, num_classes)`` logits.
 
     Raises:
-        ValueError: ``depth`` is not ``6n + 2``, ``shortcut`` is unknown, or ``num_classes`` or
-            ``in_channels`` is below 1.
+        ValueError: ``depth`` does not fit the block, ``shortcut`` is unknown, ``num_classes``,
+            ``in_channels``, ``groups`` or ``width_per_group`` is below 1, one of the last two is changed for
+            a block that has no bottleneck, or a bottleneck is to have no shortcut.
     """
 
     def __init__(
         self,
         depth: int,
         *,
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
         residual: bool = True,
         shortcut: Shortcut = "A",
         num_classes: int = 10,
         in_channels: int = 3,
+        groups: int = 1,
+        width_per_group: int = 16,
     ) -> None:
         super().__init__()
-        if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6 != 0:
-            raise ValueError(f"depth must be 6n + 2 with n >= 1, got {depth!r}")
+        bottleneck = issubclass(block, Bottleneck)
+        per_block = 9 if bottleneck else 6  # layers of a block in each of the three stages
+        if not isinstance(depth, int) or depth < per_block + 2 or (depth - 2) % per_block != 0:
+            raise ValueError(f"depth must be {per_block}n + 2 with n >= 1, got {depth!r}")
         check_shortcut(shortcut)
         check_positive("num_classes", num_classes)
         check_positive("in_channels", in_channels)
-        blocks = (depth - 2) // 6
+        check_positive("groups", groups)
+        check_positive("width_per_group", width_per_group)
+        if bottleneck and not residual:
+            raise ValueError("residual must be true for Bottleneck, got False")
+        if not bottleneck and groups != 1:
+            raise ValueError(f"groups must be 1 for {block.__name__}, got {groups}")
+        if not bottleneck and width_per_group != 16:
+            raise ValueError(f"width_per_group must be 16 for {block.__name__}, got {width_per_group}")
+        blocks = (depth - 2) // per_block
+        # Blocks count the width of a group where a stage has 64 channels; the first one here has 16.
+        self.groups, self.base_width = groups, 4 * width_per_group
         kind = shortcut if residual else None
         self.conv1 = nn.Conv2d(in_channels, 16, kernel_size=3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = self._stage(16, 16, blocks, 1, kind)
-        self.layer2 = self._stage(16, 32, blocks, 2, kind)
-        self.layer3 = self._stage(32, 64, blocks, 2, kind)
+        self.layer1 = self._stage(block, 16, 16, blocks, 1, kind)
+        self.layer2 = self._stage(block, 16 * block.expansion, 32, blocks, 2, kind)
+        self.layer3 = self._stage(block, 32 * block.expansion, 64, blocks, 2, kind)
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
-        self.fc = nn.Linear(64, num_classes)
+        self.fc = nn.Linear(64 * block.expansion, num_classes)
         he_initialise(self)
 
-    @staticmethod
     def _stage(
-        in_channels: int, channels: int, blocks: int, stride: int, kind: Shortcut | None
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        in_channels: int,
+        channels: int,
+        blocks: int,
+        stride: int,
+        kind: Shortcut | None,
     ) -> nn.Sequential:
+        out_channels = channels * block.expansion
         stage: list[nn.Module] = []
         for index in range(blocks):
-            source = in_channels if index == 0 else channels
+            source = in_channels if index == 0 else out_channels
             step = stride if index == 0 else 1
             if kind is None:
                 stage.append(PlainBasicBlock(source, channels, step))
             else:
-                stage.append(BasicBlock(source, channels, step, make_shortcut(kind, source, channels, step)))
+                downsample = make_shortcut(kind, source, out_channels, step)
+                stage.append(block(source, channels, step, downsample, self.groups, self.base_width))
         return nn.Sequential(*stage)
 
     def forward(self, x: Tensor) -> Tensor:
