@@ -37,7 +37,7 @@ $(VENV)/.torch:
 
 $(VENV)/.package: $(VENV)/.torch $(SOURCES)
 	$(PIP) install --quiet -c $(VENV)/constraints.txt --no-build-isolation \
-	  -e '.[demo,bench,examples,test,lint]' $(TIMM)
+	  -e '.[demo,bench,study,examples,test,lint]' $(TIMM)
 	touch $@
 
 $(VENV)/.tools: $(VENV)/.package $(TOOL)/pyproject.toml

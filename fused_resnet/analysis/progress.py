@@ -46,12 +46,12 @@ class Ticker:
     ) -> None:
         self._bar.stop()
 
-    def advance(self, note: str = "") -> None:
-        """One step done; `note` stands beside the bar."""
-        self._done += 1
-        self._bar.update(self._task, advance=1, note=note)
+    def advance(self, note: str = "", by: int = 1) -> None:
+        """So many steps done; `note` stands beside the bar."""
+        self._done += by
+        self._bar.update(self._task, advance=by, note=note)
         now = time.monotonic()
-        finished = self._done == self._total
+        finished = self._done >= self._total
         if self._console.is_terminal or (now - self._last_line < SECONDS_BETWEEN_LINES and not finished):
             return
         self._last_line = now
