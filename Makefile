@@ -1,7 +1,7 @@
 # Targets that set themselves up: test, test-kernels, test-tools, test-sanitized, test-cpu-wheel, test-packages, lint, demo, bench,
-# bench-ops.
+# bench-ops, study.
 # For hours: verify, fuzz, mutation. Also: setup, clean.
-# Variables: PYTHON, VENV, TORCH (what pip installs), PYTEST_ARGS, BENCH_ARGS, DEMO_ARGS.
+# Variables: PYTHON, VENV, TORCH (what pip installs), PYTEST_ARGS, BENCH_ARGS, DEMO_ARGS, STUDY_ARGS.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,6 +9,7 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 PYTEST_ARGS ?=
 BENCH_ARGS ?= run --output out/bench.csv
 DEMO_ARGS ?=
+STUDY_ARGS ?= degradation
 
 BIN := $(VENV)/bin
 # Builds look for ninja on the path, and two versions of it discard each other's logs.
@@ -22,7 +23,7 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*) $(TOOL)/src/g
 KERNEL_TESTS := tests/triton tests/cuda
 SANITIZED := tests/cpu/test_sanitized.py
 
-.PHONY: setup test test-kernels test-tools test-sanitized test-cpu-wheel test-packages verify fuzz mutation lint demo bench bench-ops clean
+.PHONY: setup test test-kernels test-tools test-sanitized test-cpu-wheel test-packages verify fuzz mutation lint demo bench bench-ops study clean
 
 setup: $(VENV)/.package
 
@@ -111,6 +112,10 @@ bench: $(VENV)/.package
 # The same works one by one through pytest-benchmark.
 bench-ops: $(VENV)/.package
 	$(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)
+
+# The paper's experiments; an hour on two cores, resumed where it was interrupted.
+study: $(VENV)/.package
+	$(BIN)/python -m fused_resnet.study $(STUDY_ARGS)
 
 # Leaves the virtual environments, which are gigabytes to fetch again.
 clean:

@@ -146,14 +146,13 @@ def test_digits_are_whole_and_apart():
 @given(st.data())
 def test_crops(draw):
     size, padding, count = (draw.draw(st.integers(1, most)) for most in (5, 3, 6))
-    padded = torch.randn(3, 2, size + 2 * padding, size + 2 * padding)
+    padded = torch.randn(count, 2, size + 2 * padding, size + 2 * padding)
     integers = st.integers(0, 2 * padding)
-    chosen = torch.tensor(draw.draw(st.lists(st.integers(0, 2), min_size=count, max_size=count)))
     corners = torch.tensor(draw.draw(st.lists(st.tuples(integers, integers), min_size=count, max_size=count)))
     mirrored = torch.tensor(draw.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
-    found = data.crops(padded, chosen, corners, mirrored, size)
-    for crop, n, (y, x), mirror in zip(found, chosen, corners.tolist(), mirrored, strict=True):
-        expected = padded[n, :, y : y + size, x : x + size]
+    found = data.crops(padded, corners, mirrored, size)
+    for crop, image, (y, x), mirror in zip(found, padded, corners.tolist(), mirrored, strict=True):
+        expected = image[:, y : y + size, x : x + size]
         assert torch.equal(crop, expected.flip(-1) if mirror else expected)
 
 
@@ -230,6 +229,11 @@ def test_cifar10(cifar_folder):
     ]
     pixels = np.concatenate([part["data"] for part in raw]).reshape(40, 3, 32, 32) / 255
     assert_close(found.train, torch.from_numpy(pixels - pixels.mean(0)), "op", torch.float32)
+    tested = pickle.loads((cifar_folder / "cifar-10-batches-py" / "test_batch").read_bytes())["data"]
+    expected = tested.reshape(6, 3, 32, 32) / 255 - pixels.mean(
+        0
+    )  # the mean of the training images here, too
+    assert_close(found.test, torch.from_numpy(expected), "op", torch.float32)
     assert found.train_labels.tolist() == [label for part in raw for label in part["labels"]]
     assert found.train.is_contiguous(memory_format=torch.channels_last)
 
@@ -274,6 +278,16 @@ def test_a_resume_is_the_same_bit_for_bit(network, images, tmp_path, monkeypatch
     resumed = Training(run, images, tmp_path / "broken")
     assert resumed.step == 4
     assert same(train(run, images, tmp_path / "broken"), whole)
+
+
+def test_every_epoch_has_an_order_of_its_own(images, tmp_path, monkeypatch):
+    training = Training(Run("resnet-8", SHORT, 0), images, tmp_path)
+    seen, step = [], training._train_step
+    monkeypatch.setattr(training, "_train_step", lambda x, labels: (seen.append(labels), step(x, labels))[1])
+    training.epoch()
+    training.epoch()
+    first, second = torch.cat(seen[:4]), torch.cat(seen[4:])
+    assert not torch.equal(first, second) and torch.equal(first.sort().values, second.sort().values)
 
 
 def test_seeds_differ(images, tmp_path):
@@ -407,13 +421,15 @@ def by_hand(model: nn.Module, x: torch.Tensor) -> list[float]:
 
 def test_responses(images, tmp_path):
     training = train(Run("resnet-8-C", SHORT, 0), images, tmp_path)
-    before = copy.deepcopy(training.model.state_dict())
+    before = copy.deepcopy(training.model.train().state_dict())
+    kinds = [type(module) for module in training.model.modules()]
     found = responses.deviations(training.model, images.test.split(7))
     assert list(found)[:3] == ["bn1", "layer1.0.bn1", "layer1.0.bn2"] and len(found) == 7
     stock = unfuse(copy.deepcopy(training.model)).eval()
     expected = torch.tensor(by_hand(stock, images.test))
     assert_close(torch.tensor(list(found.values())), expected, "parity", torch.float32)
     assert all(torch.equal(before[key], value) for key, value in training.model.state_dict().items())
+    assert [type(module) for module in training.model.modules()] == kinds and training.model.training
 
 
 def test_responses_are_drawn_in_order_and_sorted():

@@ -88,34 +88,32 @@ def batches(
         Images ``[batch, 3, S, S]`` in channels_last and labels ``[batch]``.
     """
     device = images.train.device
-    padded = F.pad(images.train, (recipe.padding,) * 4)
     order = torch.randperm(len(images.train), generator=generator)
     for chosen in order.split(recipe.batch)[: len(order) // recipe.batch]:
         corners = torch.randint(2 * recipe.padding + 1, (len(chosen), 2), generator=generator)
         mirrored = torch.rand(len(chosen), generator=generator) < (0.5 if recipe.flips else 0.0)
         chosen = chosen.to(device)
-        cropped = crops(padded, chosen, corners.to(device), mirrored.to(device), images.size)
-        yield cropped, images.train_labels[chosen]
+        padded = F.pad(images.train[chosen], (recipe.padding,) * 4)
+        yield crops(padded, corners.to(device), mirrored.to(device), images.size), images.train_labels[chosen]
 
 
-def crops(images: Tensor, chosen: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> Tensor:
-    """Squares of `size` pixels cut out of images, each somewhere else.
+def crops(images: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> Tensor:
+    """Squares of `size` pixels cut out of images, of each somewhere else.
 
-    Equivalent to stacking ``images[n, :, y : y + size, x : x + size]``, flipped from left to right where
-    ``mirrored``, over ``n, (y, x)`` in ``zip(chosen, corners)``.
+    Equivalent to stacking ``image[:, y : y + size, x : x + size]``, flipped from left to right where
+    ``mirrored``, over ``image, (y, x)`` in ``zip(images, corners)``.
 
-    Args:
-        images: ``[N, C, H, W]``. chosen: ``[B]`` int64. corners: ``[B, 2]`` int64, row and column.
-            mirrored: ``[B]`` bool.
+    Args: images: ``[N, C, H, W]``. corners: ``[N, 2]`` int64, row and column. mirrored: ``[N]`` bool.
 
     Returns:
-        ``[B, C, size, size]`` in channels_last.
+        ``[N, C, size, size]`` in channels_last.
     """
     steps = torch.arange(size, device=images.device)
     rows = corners[:, :1] + steps
     columns = corners[:, 1:] + torch.where(mirrored[:, None], size - 1 - steps, steps)
+    which = torch.arange(len(images), device=images.device)
     # Indices on both sides of a slice: what they select comes first, the channels last.
-    return images[chosen[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return images[which[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def test_batches(images: Images) -> Iterator[tuple[Tensor, Tensor]]:
