@@ -434,13 +434,32 @@ def test_responses(images, tmp_path):
 
 def test_responses_are_drawn_in_order_and_sorted():
     rows = [
-        {"network": "resnet-8", "seed": seed, "layer": layer, "deviation": deviation + seed}
+        {
+            **{"network": "resnet-8", "seed": seed, "layer": layer},
+            **{"deviation": deviation + seed, "first_gradient": 10 * deviation},
+        }
         for seed in (0, 2)
         for layer, deviation in enumerate((3.0, 1.0, 2.0), start=1)
     ]
-    above, below = responses.draw(pandas.DataFrame(rows), ("resnet-8",)).axes
-    assert above.get_lines()[0].get_ydata().tolist() == [4.0, 2.0, 3.0]
-    assert below.get_lines()[0].get_ydata().tolist() == [4.0, 3.0, 2.0]
+    drawn = [
+        axes.get_lines()[0].get_ydata().tolist()
+        for axes in responses.draw(pandas.DataFrame(rows), ("resnet-8",)).axes
+    ]
+    assert drawn == [[4.0, 2.0, 3.0], [4.0, 3.0, 2.0], [30.0, 10.0, 20.0]]
+
+
+def test_first_gradients(images):
+    """By autograd.grad, on a stock network; a projection's 1x1 convolution is none of them."""
+    model = CifarResNet(8, shortcut="B")
+    found = responses.first_gradients(model, images.train, images.train_labels)
+    assert list(found)[:3] == ["conv1", "layer1.0.conv1", "layer1.0.conv2"] and len(found) == 7
+    assert all(p.grad is None for p in model.parameters()) and (model.bn1.running_mean == 0).all()
+    weights = [module.weight for module in model.modules() if getattr(module, "kernel_size", None) == (3, 3)]
+    loss = F.cross_entropy(model(images.train), images.train_labels)
+    expected = [
+        (g.norm() / w.norm()).item() for g, w in zip(torch.autograd.grad(loss, weights), weights, strict=True)
+    ]
+    assert list(found.values()) == pytest.approx(expected, rel=tolerance("parity", torch.float32).relative)
 
 
 # ---- commands ------------------------------------------------------------------------------------
@@ -492,6 +511,7 @@ def test_a_training_that_fails(few_digits, tmp_path, monkeypatch):
     monkeypatch.setattr(Training, "_train_step", lambda self, *_: torch.full((3,), torch.nan))
     done = call("degradation", "--output", tmp_path, "--seed", 0)
     assert done.exit_code == 1 and "the loss is nan" in done.output
+    assert isinstance(done.exception, SystemExit)  # and nothing else that went wrong
     assert not list(tmp_path.rglob("*.csv"))
 
 

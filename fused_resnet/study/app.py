@@ -26,6 +26,8 @@ from .data import Images, cifar10, handwritten_digits
 from .experiments import EXPERIMENTS, Experiment, recipe_of, train_all
 from .family import large_networks, large_networks_table
 from .measured import LEAST_SIZE
+from .networks import build
+from .recipes import DIGITS
 from .training import Row, Run, Training
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's messages, of GPUs that are not there
@@ -157,18 +159,21 @@ def responses(
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Standard deviations of the 3x3 layers' outputs after BN (figure 7), of the networks of `degradation`.
+    """Standard deviations of the 3x3 layers' outputs after BN (figure 7), and their first gradients.
 
-    Those that are not in the folder yet are trained.
+    Of the networks of `degradation`; those that are not in the folder yet are trained.
     """
     setting = _setting(data, output, seed, epochs, device, memory, fused, threads, as_json)
     networks = ("plain-20", "plain-56", "resnet-20", "resnet-56", *(("resnet-110",) if full else ()))
     found = setting.train("responses", networks)
     models = {
-        (run.network, run.seed): Training(run, setting.images, setting.checkpoints, setting.memory).model
+        (run.network, run.seed): (
+            Training(run, setting.images, setting.checkpoints, setting.memory).model,
+            build(run.network, run.seed).to(setting.device),
+        )
         for run in found
     }
-    frame = layers.responses(models, setting.images)
+    frame = layers.responses(models, setting.images, DIGITS.batch)
     _write(setting, "responses", frame, lambda: layers.draw(frame, networks), networks)
     by_seed = frame.groupby(["network", "seed"], sort=False)["deviation"].mean()
     of_network = by_seed.groupby("network", sort=False).mean()
