@@ -3,10 +3,11 @@
     python examples/train_imagenet.py DATA --output out/resnet50
     torchrun --nproc-per-node 8 examples/train_imagenet.py DATA --output out/resnet50 --sync-bn
 
-DATA has train/<class>/*.jpg and val/<class>/*.jpg (or png, and the like). The recipe is that of He et al.
-2015: SGD, momentum, weight decay, a rate divided by ten at milestones, random crops and flips. Every epoch
-prints one line and is a row of OUTPUT/log.csv. OUTPUT/checkpoint.pt is written when it ends; a resume goes on
-from there bit for bit.
+DATA has train/<class>/*.jpg and val/<class>/*.jpg (or png, and the like). It is SGD with momentum and weight
+decay; --recipe says how images are varied and when the rate falls: `standard` has crops of random size and
+milestones, `paper` what He et al. 2015 had. Every epoch prints one line and is a row of OUTPUT/log.csv.
+OUTPUT/checkpoint.pt is written when it ends; a resume goes on from there bit for bit. Every --test of the
+trained network prints one line and is a row of OUTPUT/tests.csv.
 
 Exit status: 0 trained to the end, 2 an option is wrong (nothing has run), 75 stopped by --stop-after, 1 else.
 Under torchrun, which has statuses of its own, 0 or 1.
@@ -20,14 +21,16 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from imagenet import testing
 from imagenet.data import folders
 from imagenet.engine import Stopped, Training
 from imagenet.job import Job, processes, started
-from imagenet.options import Options, check
+from imagenet.options import Options, check, complete
 from rich.console import Console
 from typer import Argument, Option
 
 import fused_resnet
+from fused_resnet.study.recipes import IMAGENET
 
 STOPPED = 75  # EX_TEMPFAIL: try again
 
@@ -37,17 +40,29 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     data: Annotated[Path, Argument(help="Folder with train/<class>/ and val/<class>/.")],
-    output: Annotated[Path, Option(help="Folder for checkpoint.pt and log.csv.")],
+    output: Annotated[Path, Option(help="Folder for checkpoint.pt, log.csv and tests.csv.")],
     arch: Annotated[str, Option(help="A torchvision ResNet or a name of fused_resnet.models.")] = "resnet50",
     fused: Annotated[bool, Option("--fused/--stock", help="fused_resnet.fuse, or not.")] = True,
     memory: Annotated[str, Option(help="speed, balanced or min: what a fused network keeps.")] = "balanced",
-    epochs: Annotated[int, Option(help="Epochs in all.")] = 90,
-    batch: Annotated[int, Option(help="Images per step and process.")] = 32,
-    lr: Annotated[float, Option(help="Rate at the start; 0.1 is meant for 256 images per step.")] = 0.1,
-    milestone: Annotated[list[int], Option(help="Epochs done when the rate falls to a tenth.")] = [30, 60],  # noqa: B006
-    momentum: Annotated[float, Option(help="Of SGD.")] = 0.9,
-    weight_decay: Annotated[float, Option(help="Of all parameters.")] = 1e-4,
-    size: Annotated[int, Option(help="Side of the images in pixels.")] = 224,
+    recipe: Annotated[str, Option(help="standard or paper: augmentation and rate.")] = "standard",
+    epochs: Annotated[int, Option(help="Epochs in all.")] = IMAGENET.epochs,
+    batch: Annotated[
+        int | None,
+        Option(help="Images per step and process.", show_default="32; paper: 256 over all processes"),
+    ] = None,
+    lr: Annotated[
+        float, Option(help="Rate at the start; 0.1 is meant for 256 images per step.")
+    ] = IMAGENET.lr,
+    milestone: Annotated[
+        list[int] | None,
+        Option(help="Epochs done when the rate falls to a tenth.", show_default="30, 60; paper: plateaus"),
+    ] = None,
+    momentum: Annotated[float, Option(help="Of SGD.")] = IMAGENET.momentum,
+    weight_decay: Annotated[float, Option(help="Of all parameters.")] = IMAGENET.weight_decay,
+    size: Annotated[int, Option(help="Side of the images in pixels.")] = IMAGENET.crop,
+    test: Annotated[
+        list[str] | None, Option(help="centre, ten-crop or multi-scale: when trained; may be repeated.")
+    ] = None,
     amp: Annotated[str, Option(help="none, bf16 or fp16 (with a gradient scaler).")] = "none",
     dtype: Annotated[str, Option(help="fp32; fp64 compares runs beyond rounding.")] = "fp32",
     channels_last: Annotated[bool, Option(help="NHWC in memory, which the fused kernels want.")] = True,
@@ -67,9 +82,9 @@ def main(
     ] = False,
 ) -> None:
     """Train on a folder of images."""
-    chosen = dict(locals())
-    options = Options(milestones=tuple(chosen.pop("milestone")), **chosen)
+    given = dict(locals())
     try:
+        options = complete(given, processes())
         check(options, processes(), torch.cuda.is_available())
         images = folders(options, processes())
     except (ValueError, OSError) as error:
@@ -93,11 +108,12 @@ def repeat_bits() -> None:
 
 
 def train(options: Options, images: Any, job: Job) -> bool:
-    """Whether the last epoch was done."""
+    """Train and test. Whether the last epoch was done."""
     console = Console(quiet=not job.first)
     options.output.mkdir(parents=True, exist_ok=True)
     try:
         training = Training(options, images, job, console)
+        testing.check(options, training.model.net)
         if found := options.checkpoint.exists():
             training.load()
     except ValueError as error:
@@ -113,6 +129,7 @@ def train(options: Options, images: Any, job: Job) -> bool:
     except Stopped:
         console.print(f"stopped after {options.stop_after} steps: {options.checkpoint}", soft_wrap=True)
         return False
+    testing.run(training.model, options, job, console)
     return True
 
 

@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 import train_imagenet
 from imagenet import checkpoint, data, model
 from imagenet.job import Job
-from imagenet.options import Options
+from imagenet.options import Options, complete
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -202,18 +202,19 @@ def test_shares_of_the_validation_images(digits):
 # ---- images --------------------------------------------------------------------------------------
 
 
-def some_options(root: str, **changes: Any) -> Options:
+def some_options(root: str, processes: int = 1, **changes: Any) -> Options:
     """Options as the command line would make them."""
     given = {name: p.default for name, p in inspect.signature(train_imagenet.main).parameters.items()}
-    given |= {"data": Path(root), "output": Path("unused"), "milestones": tuple(given.pop("milestone"))}
-    return Options(**given | {"size": 32, "workers": 0} | changes)
+    given |= {"data": Path(root), "output": Path("unused"), "size": 32, "workers": 0}
+    return complete(given | changes, processes)
 
 
-def test_a_sample_is_a_function_of_seed_epoch_and_index(digits):
+@pytest.mark.parametrize("recipe", ["standard", "paper"])
+def test_a_sample_is_a_function_of_seed_epoch_and_index(digits, recipe):
     """Not of workers, nor of what was drawn before, nor of the samples before it."""
 
     def images(workers: int, start: int, seed: int = 1, epoch: int = 0) -> list[Tensor]:
-        options = some_options(digits, batch=16, workers=workers, seed=seed)
+        options = some_options(digits, recipe=recipe, batch=16, workers=workers, seed=seed)
         loader, batches, _ = data.loaders(*data.folders(options, 1), options, ALONE)
         batches.epoch, batches.start = epoch, start
         return [batch for batch, _ in loader]
@@ -224,7 +225,7 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index(digits):
     torch.rand(3)
     for got in (images(2, 0)[3:], images(0, 3)):
         assert len(got) == 2 and all(map(torch.equal, got, want[3:]))
-    first = data.SeededImages(data.folders(some_options(digits), 1)[0], seed=1)
+    first = data.SeededImages(data.folders(some_options(digits, recipe=recipe, batch=1), 1)[0], seed=1)
     assert not torch.equal(first[0, 0][0], first[1, 0][0])
     other = data.SeededImages(first.images, seed=2)
     assert not torch.equal(first[0, 0][0], other[0, 0][0])
@@ -329,6 +330,8 @@ def test_resume_of_another_training_is_refused(digits, tmp_path):
     before = (tmp_path / "checkpoint.pt").read_bytes()
     out = alone(*common, "--resume", "--seed", 1, "--batch", 8, "--allow-rounding", status=2)
     assert "of another training: batch was 16, is 8, seed was 0, is 1" in out
+    out = alone(*common, "--resume", "--recipe", "paper", status=2)
+    assert "training: recipe was 'standard', is 'paper', milestones was [30, 60], is []" in out
     out = alone(*common, "--resume", "--memory", "min", status=2)
     assert "other roundings: memory was 'balanced', is 'min'; --allow-rounding" in out
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
@@ -385,21 +388,9 @@ def test_compile(digits, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_graph(digits, tmp_path):
     runs = [tmp_path / "eager", tmp_path / "graph"]
+    common = (digits, *NET, "--batch", 16, "--amp", "bf16", "--stop-after", 2)
     for output, more in zip(runs, ((), ("--cuda-graph",)), strict=True):
-        alone(
-            digits,
-            *NET,
-            "--batch",
-            16,
-            "--amp",
-            "bf16",
-            "--stop-after",
-            2,
-            *more,
-            "--output",
-            output,
-            status=75,
-        )
+        alone(*common, *more, "--output", output, status=75)
     assert_close(weights(runs[1]), weights(runs[0]), "training curve")
 
 
@@ -412,6 +403,9 @@ def test_cuda_graph(digits, tmp_path):
         ("--amp int8", "--amp must be one of none, bf16, fp16; got 'int8'"),
         ("--dtype fp16", "--dtype must be one of fp32, fp64; got 'fp16'"),
         ("--dtype fp64 --amp fp16", "--dtype fp64 goes with --amp none, got --amp fp16"),
+        ("--recipe mine", "--recipe must be one of standard, paper; got 'mine'"),
+        ("--recipe paper --milestone 3", "--milestone and --recipe paper, whose rate falls at plateaus"),
+        ("--test twice", "--test must be one of centre, ten-crop, multi-scale; got 'twice'"),
         ("--epochs 0", "--epochs must be at least 1, got 0"),
         ("--batch 0", "--batch must be at least 1, got 0"),
         ("--workers -1", "--workers must be at least 0, got -1"),
@@ -435,6 +429,10 @@ def test_options_of_many_processes(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     out = alone(digits, "--output", tmp_path / "out", "--stock", "--sync-bn", status=2)
     assert "torch's SyncBatchNorm runs on GPUs only" in out
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    out = alone(digits, "--output", tmp_path / "out", "--recipe", "paper", status=2)
+    assert "--recipe paper: 256 images per step cannot be shared by 3 processes; give --batch" in out
+    monkeypatch.setenv("WORLD_SIZE", "2")
     out = alone(digits, "--output", tmp_path / "out", "--batch", 41, status=2)
     assert "--batch 41 on 2 processes: more than the 80 training images" in out
 

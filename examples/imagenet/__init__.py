@@ -1,1 +1,1 @@
-"""What `examples/train_imagenet.py` is made of: options, data, model, checkpoint, the loop."""
+"""What `examples/train_imagenet.py` is made of: options, data, model, checkpoint, the loop, tests."""

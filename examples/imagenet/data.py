@@ -1,7 +1,7 @@
 """Images from folders, with random numbers that depend on (seed, epoch, sample) and on nothing else.
 
-So a sample's crop and flip are the same with any number of workers and of processes, and wherever a training
-was resumed.
+So a sample's crop, flip and colours are the same with any number of workers and of processes, and wherever a
+training was resumed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 
 from .job import Job
 from .options import Options
-
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's red, green and blue
+from .transforms import augmentation, centre
 
 
 def folders(options: Options, processes: int) -> tuple[ImageFolder, ImageFolder]:
@@ -30,15 +28,8 @@ def folders(options: Options, processes: int) -> tuple[ImageFolder, ImageFolder]
         ValueError: the two have different classes, or there are fewer images than one step takes.
         FileNotFoundError: a class has no image.
     """
-    tail = (
-        v2.PILToTensor(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(MEAN, DEVIATION),
-    )
-    augmented = v2.Compose([v2.RandomResizedCrop(options.size), v2.RandomHorizontalFlip(), *tail])
-    centre = v2.Compose([v2.Resize(options.size * 256 // 224), v2.CenterCrop(options.size), *tail])
-    train = ImageFolder(str(options.data / "train"), augmented)
-    val = ImageFolder(str(options.data / "val"), centre)
+    train = ImageFolder(str(options.data / "train"), augmentation(options))
+    val = ImageFolder(str(options.data / "val"), centre(options.size))
     if train.classes != val.classes:
         differ = sorted(set(train.classes) ^ set(val.classes))
         raise ValueError(f"DATA: train and val must have the same classes; these are in one only: {differ}")
@@ -74,7 +65,7 @@ class SeededImages(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = key
-        with torch.random.fork_rng(devices=[]):  # torchvision's transforms draw from torch's own generator
+        with torch.random.fork_rng(devices=[]):  # transforms draw from torch's own generator
             torch.default_generator.manual_seed(sample_seed(self.seed, epoch, index))
             return self.images[index]
 
@@ -105,23 +96,32 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, index) for index in mine.tolist()]
 
 
-def loaders(
-    train: ImageFolder, val: ImageFolder, options: Options, job: Job
-) -> tuple[DataLoader, EpochBatches, DataLoader]:
-    """Training batches, the sampler that they come from, and this process' share of the validation images.
+def share(images: ImageFolder, job: Job) -> Subset:
+    """This process' share of images of which each counts once: every `processes`-th.
 
-    A share is every `processes`-th image: none is counted twice, and shares may differ by one.
+    Shares may differ by one image.
     """
-    batches = EpochBatches(len(train), options, job)
-    common: dict[str, Any] = {
+    return Subset(images, range(job.rank, len(images), job.processes))
+
+
+def loading(options: Options, job: Job) -> dict[str, Any]:
+    """How every DataLoader loads.
+
+    A loader draws a number for its workers whenever it is iterated: not from the generator that dropout uses,
+    which would then depend on how often a training was resumed.
+    """
+    return {
         "num_workers": options.workers,
         "persistent_workers": options.workers > 0,
         "pin_memory": job.device.type == "cuda",
+        "generator": torch.Generator(),
     }
-    # A loader draws a number for its workers whenever it is iterated: not from the generator that dropout
-    # uses, which would then depend on how often a training was resumed.
-    seeded = DataLoader(
-        SeededImages(train, options.seed), batch_sampler=batches, generator=torch.Generator(), **common
-    )
-    share = Subset(val, range(job.rank, len(val), job.processes))
-    return seeded, batches, DataLoader(share, options.batch, generator=torch.Generator(), **common)
+
+
+def loaders(
+    train: ImageFolder, val: ImageFolder, options: Options, job: Job
+) -> tuple[DataLoader, EpochBatches, DataLoader]:
+    """Training batches, the sampler that they come from, and this process' share of the validation images."""
+    batches = EpochBatches(len(train), options, job)
+    seeded = DataLoader(SeededImages(train, options.seed), batch_sampler=batches, **loading(options, job))
+    return seeded, batches, DataLoader(share(val, job), options.batch, **loading(options, job))

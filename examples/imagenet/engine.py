@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import os
 import random
 import time
 from typing import Any
@@ -20,31 +18,14 @@ from fused_resnet.analysis.progress import Ticker
 from . import checkpoint
 from .data import fingerprint, loaders
 from .job import Job
-from .model import autocast, prepare
+from .model import autocast, placed, prepare
 from .options import DTYPES, Options
+from .results import line, means, tally, write_rows
+from .schedule import schedule
 
 
 class Stopped(Exception):
     """--stop-after was reached: a checkpoint is written, the training is not done."""
-
-
-def tally(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sums over a batch, fp64 ``[4]``: loss, hits, hits among the five first guesses, images."""
-    logits = logits.detach().double()
-    guesses = logits.topk(min(5, logits.size(1))).indices == labels[:, None]
-    loss = F.cross_entropy(logits, labels, reduction="sum")
-    count = torch.tensor(len(labels), device=logits.device)
-    return torch.stack((loss, guesses[:, 0].sum(), guesses.sum(), count)).double()
-
-
-def means(sums: Tensor, prefix: str) -> dict[str, float]:
-    """Loss and hits in per cent, of sums over all processes."""
-    loss, first, five, count = sums.tolist()
-    return {
-        f"{prefix}_loss": loss / count,
-        f"{prefix}_top1": 100 * first / count,
-        f"{prefix}_top5": 100 * five / count,
-    }
 
 
 class Training:
@@ -64,7 +45,7 @@ class Training:
             momentum=options.momentum,
             weight_decay=options.weight_decay,
         )
-        self.schedule = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, list(options.milestones), 0.1)
+        self.schedule = schedule(options, self.optimizer)
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=options.amp_dtype == torch.float16)
         self.epoch = self.step = self.steps_of_this_run = 0
         self.sums = torch.zeros(4, dtype=torch.float64, device=job.device)  # of this epoch, here
@@ -131,7 +112,7 @@ class Training:
             seconds, images = self.train_epoch()
             row = {"epoch": self.epoch + 1, "lr": rate, **self.results()}
             row |= {"images_per_s": images / seconds, "seconds": seconds}
-            self.schedule.step()
+            self.schedule.step(100 - row["val_top1"])
             self.epoch, self.step = self.epoch + 1, 0
             self.sums.zero_()
             self.history.append(row)
@@ -140,7 +121,7 @@ class Training:
                     f"epoch {self.epoch}: the loss is {row['train_loss']}; try a lower --lr"
                 )
             self.save()
-            self.report(row)
+            self.console.print(line(row, "epoch"), highlight=False, soft_wrap=True)
             self.write_log()
             if self.limit_reached() and self.epoch < self.options.epochs:
                 raise Stopped
@@ -162,7 +143,8 @@ class Training:
         return time.perf_counter() - start, todo * self.options.batch * self.job.processes
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:
-        images, labels = self.put(images), labels.to(self.job.device, non_blocking=True)
+        images = placed(images, self.options, self.job)
+        labels = labels.to(self.job.device, non_blocking=True)
         with autocast(self.options, self.job.device):
             logits = self.model.step(images)
         loss = F.cross_entropy(logits.to(DTYPES[self.options.dtype]), labels)
@@ -188,14 +170,6 @@ class Training:
     def limit_reached(self) -> bool:
         return 0 < self.options.stop_after <= self.steps_of_this_run
 
-    def put(self, images: Tensor) -> Tensor:
-        return images.to(
-            self.job.device,
-            DTYPES[self.options.dtype],
-            non_blocking=True,
-            memory_format=self.options.memory_format,
-        )
-
     def synchronise(self) -> None:
         if self.job.device.type == "cuda":
             torch.cuda.synchronize()
@@ -219,23 +193,12 @@ class Training:
         net.eval()
         for images, labels in self.val_loader:
             with autocast(self.options, self.job.device):
-                logits = net(self.put(images))
+                logits = net(placed(images, self.options, self.job))
             sums += tally(logits, labels.to(self.job.device))
         net.train()
         return self.job.total(sums)
 
-    def report(self, row: dict[str, float]) -> None:
-        """One line for the reader."""
-        text = ", ".join(f"{name} {value:g}" for name, value in row.items() if name != "epoch")
-        self.console.print(f"epoch {row['epoch']}: {text}", highlight=False, soft_wrap=True)
-
     def write_log(self) -> None:
-        """log.csv, always whole and from the history in the checkpoint: no row is lost or there twice."""
-        if not (self.job.first and self.history):
-            return
-        log = self.options.output / "log.csv"
-        with log.with_name("log.csv.tmp").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(self.history[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.history)
-        os.replace(file.name, log)
+        """log.csv, from the history in the checkpoint: no row is lost or there twice."""
+        if self.job.first and self.history:
+            write_rows(self.options.output / "log.csv", self.history)

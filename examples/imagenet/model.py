@@ -44,6 +44,13 @@ def autocast(options: Options, device: torch.device) -> AbstractContextManager[N
     )
 
 
+def placed(images: Tensor, options: Options, job: Job) -> Tensor:
+    """Images ``[N, 3, H, W]`` on the device, in the dtype and layout of the network."""
+    return images.to(
+        job.device, DTYPES[options.dtype], non_blocking=True, memory_format=options.memory_format
+    )
+
+
 def prepare(options: Options, job: Job, classes: int) -> Model:
     """Build and wrap. The order, and why:
 
@@ -102,7 +109,7 @@ def capture(net: nn.Module, options: Options, job: Job) -> None:
     """
     shape = (options.batch, 3, options.size, options.size)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    images = images.to(job.device, DTYPES[options.dtype], memory_format=options.memory_format)
+    images = placed(images, options, job)
     before = [buffer.clone() for buffer in net.buffers()]
     with autocast(options, job.device):
         torch.cuda.make_graphed_callables(net, (images,))

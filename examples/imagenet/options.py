@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
 
 import fused_resnet
+from fused_resnet.study.recipes import IMAGENET
 
+RECIPES = ("standard", "paper")
+TESTS = ("centre", "ten-crop", "multi-scale")
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MEMORY = ("speed", "balanced", "min")
+BATCH, MILESTONES = 32, (30, 60)  # of the standard recipe
 
 
 @dataclass(frozen=True)
 class Options:
-    """The command line. `train_imagenet.py` says what each option means and has the defaults."""
+    """The command line, complete. `train_imagenet.py` says what each option means."""
 
     data: Path
     output: Path
     arch: str
     fused: bool
     memory: str
+    recipe: str
     epochs: int
     batch: int
     lr: float
@@ -31,6 +37,7 @@ class Options:
     momentum: float
     weight_decay: float
     size: int
+    tests: tuple[str, ...]
     amp: str
     dtype: str
     channels_last: bool
@@ -68,10 +75,37 @@ class Options:
 # What a checkpoint is bound to. TRAINING decides what is computed; ARITHMETIC only in which order and with
 # which kernels, so that a resume with others goes on with the same training and other last bits.
 TRAINING = (
-    *("arch", "batch", "lr", "milestones", "momentum", "weight_decay", "size"),
+    *("arch", "recipe", "batch", "lr", "milestones", "momentum", "weight_decay", "size"),
     *("amp", "dtype", "sync_bn", "ema", "seed"),
 )
 ARITHMETIC = ("fused", "memory", "channels_last", "compile", "cuda_graph", "deterministic")
+
+
+def complete(given: dict[str, Any], processes: int) -> Options:
+    """The command line's arguments by name; what is None there is as the recipe has it.
+
+    Raises:
+        ValueError: the recipe is unknown, cannot be shared by so many processes, or has no milestones.
+    """
+    given = dict(given)
+    milestones, tests = given.pop("milestone"), given.pop("test")
+    _one_of("--recipe", given["recipe"], RECIPES)
+    paper = given["recipe"] == "paper"
+    if paper and milestones:
+        raise ValueError("--milestone and --recipe paper, whose rate falls at plateaus: only one of them")
+    if given["batch"] is None:
+        given["batch"] = _share(IMAGENET.batch, processes) if paper else BATCH
+    milestones = tuple(milestones or (() if paper else MILESTONES))
+    return Options(milestones=milestones, tests=tuple(dict.fromkeys(tests or ())), **given)
+
+
+def _share(batch: int, processes: int) -> int:
+    if batch % processes:
+        raise ValueError(
+            f"--recipe paper: {batch} images per step cannot be shared by {processes} processes; "
+            "give --batch, images per step and process"
+        )
+    return batch // processes
 
 
 def architectures() -> tuple[str, ...]:
@@ -96,6 +130,8 @@ def check(options: Options, processes: int, cuda: bool) -> None:
     _one_of("--memory", options.memory, MEMORY)
     _one_of("--amp", options.amp, tuple(AMP))
     _one_of("--dtype", options.dtype, tuple(DTYPES))
+    for test in options.tests:
+        _one_of("--test", test, TESTS)
     for name in ("epochs", "batch", "size"):
         _at_least(1, name, getattr(options, name))
     for name in ("workers", "seed", "checkpoint_every", "stop_after", "weight_decay", "momentum"):
