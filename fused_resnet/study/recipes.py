@@ -88,7 +88,7 @@ class ImageNetRecipe:
 
     Attributes:
         batch: images per step, of all processes together. lr: the rate at the start; it is multiplied by
-            `plateau_factor` where the validation error has not fallen for more than `plateau_patience` epochs.
+            `plateau_factor` where the validation error has not fallen for over `plateau_patience` epochs.
         momentum, weight_decay: of SGD; the decay is of all parameters. There is no dropout.
         shorter_side: the range, in pixels, in which the shorter side of a training image is drawn (VGG's
             scale augmentation); crops of `crop` pixels are taken out of it, and flipped in half of the cases.
