@@ -27,7 +27,7 @@ from .experiments import EXPERIMENTS, Experiment, recipe_of, train_all
 from .family import large_networks, large_networks_table
 from .measured import LEAST_SIZE
 from .networks import build
-from .recipes import DIGITS
+from .recipes import DIGITS, SmallImageRecipe
 from .training import Row, Run, Training
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's messages, of GPUs that are not there
@@ -86,7 +86,7 @@ class Setting:
         """Seed by seed, so that whoever stops early has every network."""
         return [Run(name, self.recipe(name), seed, self.fused) for seed in self.seeds for name in networks]
 
-    def recipe(self, network: str) -> Any:
+    def recipe(self, network: str) -> SmallImageRecipe:
         recipe = recipe_of(network, self.images)
         if self.epochs is None:
             return recipe
@@ -110,12 +110,10 @@ class Setting:
     def described(self, networks: tuple[str, ...]) -> dict[str, Any]:
         recipes = {recipe.name: asdict(recipe) for recipe in map(self.recipe, networks)}
         return {
-            **{
-                "data": self.images.name,
-                "seeds": list(self.seeds),
-                "fused": self.fused,
-                "memory": self.memory,
-            },
+            "data": self.images.name,
+            "seeds": list(self.seeds),
+            "fused": self.fused,
+            "memory": self.memory,
             "recipes": recipes,
         }
 
