@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import runpy
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -538,3 +540,11 @@ def test_wrong_options(arguments, message, tmp_path):
 def test_wrong_sizes(command, tmp_path):
     done = call(command, "--size", 16, "--output", tmp_path / "new")
     assert done.exit_code == 2 and "size" in done.output and not (tmp_path / "new").exists()
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    for name in [name for name in sys.modules if name.startswith("fused_resnet.study.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(SystemExit, match=r"pandas is not installed: pip install 'fused_resnet\[study\]'"):
+        runpy.run_module("fused_resnet.study", run_name="__main__")
