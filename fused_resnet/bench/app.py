@@ -12,6 +12,7 @@ import typer
 
 from fused_resnet.analysis import conditions, has_bf16_hardware
 from fused_resnet.analysis.ceilings import measured
+from fused_resnet.analysis.device import device_named
 from fused_resnet.analysis.printing import Printer
 
 from . import results
@@ -221,13 +222,9 @@ def _setting(batch: int, size: int, dtype: str, device: str) -> Any:
     if dtype not in DTYPES:
         raise typer.BadParameter(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        raise typer.BadParameter(f"device: expected cpu, cuda or cuda:N, got {device!r}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise typer.BadParameter("device: there is no CUDA device here")
+        device_named(device)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     return Setting(batch, size, dtype, device)
 
 

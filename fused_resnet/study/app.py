@@ -6,7 +6,9 @@ Exit status: 0 done, 1 a training failed, 2 an option is wrong (nothing has run)
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +17,9 @@ import torch
 import typer
 
 from fused_resnet.analysis import conditions
+from fused_resnet.analysis.device import device_named
 from fused_resnet.analysis.printing import Printer
-from fused_resnet.planner.plan import MEMORY_MODES
+from fused_resnet.planner import MEMORY_MODES
 
 from . import bottleneck as bottlenecks
 from . import cost as costs
@@ -118,67 +121,6 @@ class Setting:
         }
 
 
-def _add(experiment: Experiment) -> None:
-    """A command that trains what the experiment compares."""
-
-    def command(
-        full: Full = False,
-        data: Data = None,
-        output: Output = OUT,
-        seed: Seeds = SEEDS,
-        epochs: Epochs = None,
-        device: Device = "cpu",
-        memory: Memory = "balanced",
-        fused: Fused = True,
-        threads: Threads = 0,
-        as_json: AsJson = False,
-    ) -> None:
-        _compare(
-            experiment, _setting(data, output, seed, epochs, device, memory, fused, threads, as_json), full
-        )
-
-    app.command(experiment.name, help=experiment.help)(command)
-
-
-for _experiment in EXPERIMENTS:
-    _add(_experiment)
-
-
-@app.command()
-def responses(
-    full: Full = False,
-    data: Data = None,
-    output: Output = OUT,
-    seed: Seeds = SEEDS,
-    epochs: Epochs = None,
-    device: Device = "cpu",
-    memory: Memory = "balanced",
-    fused: Fused = True,
-    threads: Threads = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Standard deviations of the 3x3 layers' outputs after BN (figure 7), and their first gradients.
-
-    Of the networks of `degradation`; those that are not in the folder yet are trained.
-    """
-    setting = _setting(data, output, seed, epochs, device, memory, fused, threads, as_json)
-    networks = ("plain-20", "plain-56", "resnet-20", "resnet-56", *(("resnet-110",) if full else ()))
-    found = setting.train("responses", networks)
-    models = {
-        (run.network, run.seed): (
-            Training(run, setting.images, setting.checkpoints, setting.memory).model,
-            build(run.network, run.seed).to(setting.device),
-        )
-        for run in found
-    }
-    frame = layers.responses(models, setting.images, DIGITS.batch)
-    _write(setting, "responses", frame, lambda: layers.draw(frame, networks), networks)
-    by_seed = frame.groupby(["network", "seed"], sort=False)["deviation"].mean()
-    of_network = by_seed.groupby("network", sort=False).mean()
-    setting.printer.lines({name: f"mean deviation {value:.3f}" for name, value in of_network.items()})
-    setting.printer.document({"mean deviation": of_network.to_dict()})
-
-
 def _compare(experiment: Experiment, setting: Setting, full: bool) -> None:
     """Train what the experiment compares; print the errors in the end, draw those of every epoch."""
     panels = experiment.full if full else experiment.panels
@@ -199,6 +141,28 @@ def _compare(experiment: Experiment, setting: Setting, full: bool) -> None:
     setting.printer.document(document)
 
 
+def _responses(setting: Setting, full: bool) -> None:
+    """Standard deviations of the 3x3 layers' outputs after BN (figure 7), and their first gradients.
+
+    Of the networks of `degradation`; those that are not in the folder yet are trained.
+    """
+    networks = ("plain-20", "plain-56", "resnet-20", "resnet-56", *(("resnet-110",) if full else ()))
+    found = setting.train("responses", networks)
+    models = {
+        (run.network, run.seed): (
+            Training(run, setting.images, setting.checkpoints, setting.memory).model,
+            build(run.network, run.seed).to(setting.device),
+        )
+        for run in found
+    }
+    frame = layers.responses(models, setting.images, DIGITS.batch)
+    _write(setting, "responses", frame, lambda: layers.draw(frame, networks), networks)
+    by_seed = frame.groupby(["network", "seed"], sort=False)["deviation"].mean()
+    of_network = by_seed.groupby("network", sort=False).mean()
+    setting.printer.lines({name: f"mean deviation {value:.3f}" for name, value in of_network.items()})
+    setting.printer.document({"mean deviation": of_network.to_dict()})
+
+
 def _write(
     setting: Setting, name: str, frame: pandas.DataFrame, draw: Any, networks: tuple[str, ...]
 ) -> None:
@@ -206,61 +170,71 @@ def _write(
         setting.printer.line(f"written: {path}")
 
 
+def _add_training(name: str, help: str | None, run: Callable[[Setting, bool], None]) -> None:
+    """A command that trains. Args: run: gets the setting, and whether --full was given."""
+
+    def command(
+        full: Full = False,
+        data: Data = None,
+        output: Output = OUT,
+        seed: Seeds = SEEDS,
+        epochs: Epochs = None,
+        device: Device = "cpu",
+        memory: Memory = "balanced",
+        fused: Fused = True,
+        threads: Threads = 0,
+        as_json: AsJson = False,
+    ) -> None:
+        run(_setting(data, output, seed, epochs, device, memory, fused, threads, as_json), full)
+
+    app.command(name, help=help)(command)
+
+
+for _experiment in EXPERIMENTS:
+    _add_training(_experiment.name, _experiment.help, partial(_compare, _experiment))
+_add_training("responses", _responses.__doc__, _responses)
+
+
 # ---- what is measured and not trained ------------------------------------------------------------
 
 
-@app.command()
-def cost(
-    batch: Batch = 8,
-    size: Size = 224,
-    rounds: Rounds = 7,
-    output: Output = OUT,
-    device: Device = "cpu",
-    memory: Memory = "balanced",
-    threads: Threads = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Table 1: parameters and multiply-adds of 18 to 152 layers, beside measured times and memory."""
-    _measure("cost", costs.cost, costs.draw, batch, size, rounds, output, device, memory, threads, as_json)
+def _add_measuring(name: str, help: str, run: Any, draw: Any) -> None:
+    """A command that measures. Args: run: gives a table; draw: its drawing."""
+
+    def command(
+        batch: Batch = 8,
+        size: Size = 224,
+        rounds: Rounds = 7,
+        folder: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = OUT,
+        device: Device = "cpu",
+        memory: Memory = "balanced",
+        threads: Threads = 0,
+        as_json: AsJson = False,
+    ) -> None:
+        where, printer = _device(device), _printer(as_json, threads)
+        _check_memory(memory)
+        setting = {"batch": batch, "size": size, "rounds": rounds, "memory": memory}
+        printer.lines(conditions(where))
+        frame = run(printer, **setting, device=where)
+        for path in output.write(folder, name, frame, lambda: draw(frame), where, setting):
+            printer.line(f"written: {path}")
+        printer.document({"rows": frame.to_dict("records")})
+
+    app.command(name, help=help)(command)
 
 
-@app.command()
-def bottleneck(
-    batch: Batch = 8,
-    size: Size = 224,
-    rounds: Rounds = 7,
-    output: Output = OUT,
-    device: Device = "cpu",
-    memory: Memory = "balanced",
-    threads: Threads = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Basic against bottleneck blocks at equal cost (figure 5): counted, and measured stock and fused."""
-    run, draw = bottlenecks.bottleneck, bottlenecks.draw
-    _measure("bottleneck", run, draw, batch, size, rounds, output, device, memory, threads, as_json)
-
-
-def _measure(
-    name: str,
-    run: Any,
-    draw: Any,
-    batch: int,
-    size: int,
-    rounds: int,
-    folder: Path,
-    device: str,
-    memory: str,
-    threads: int,
-    as_json: bool,
-) -> None:
-    where, printer = _device(device), _printer(as_json, threads)
-    _check_memory(memory)
-    setting = {"batch": batch, "size": size, "rounds": rounds, "memory": memory}
-    printer.lines(conditions(where))
-    frame = run(printer, **setting, device=where)
-    for path in output.write(folder, name, frame, lambda: draw(frame), where, setting):
-        printer.line(f"written: {path}")
-    printer.document({"rows": frame.to_dict("records")})
+_add_measuring(
+    "cost",
+    "Table 1: parameters and multiply-adds of 18 to 152 layers, beside measured times and memory.",
+    costs.cost,
+    costs.draw,
+)
+_add_measuring(
+    "bottleneck",
+    "Basic against bottleneck blocks at equal cost (figure 5): counted, and measured stock and fused.",
+    bottlenecks.bottleneck,
+    bottlenecks.draw,
+)
 
 
 # ---- options -------------------------------------------------------------------------------------
@@ -304,11 +278,6 @@ def _check_memory(memory: str) -> None:
 
 def _device(name: str) -> torch.device:
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise typer.BadParameter(f"device: expected cpu, cuda or cuda:N, got {name!r}") from None
-    if device.type not in ("cpu", "cuda"):
-        raise typer.BadParameter(f"device: expected cpu, cuda or cuda:N, got {name!r}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise typer.BadParameter("device: there is no CUDA device here")
-    return device
+        return device_named(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -39,8 +40,9 @@ class Images:
         tensors = (self.train, self.train_labels, self.test, self.test_labels)
         return Images(self.name, *(tensor.to(device) for tensor in tensors))
 
+    @cached_property
     def fingerprint(self) -> str:
-        """Tells whether two data sets are the same."""
+        """Tells whether two data sets are the same. Every training asks for it."""
         digest = hashlib.sha256()
         for tensor in (self.train, self.train_labels, self.test, self.test_labels):
             digest.update(tensor.cpu().contiguous().numpy().tobytes())

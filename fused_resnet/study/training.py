@@ -47,7 +47,7 @@ class Run:
         """What a checkpoint is bound to."""
         recipe = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.recipe).items()}
         run = {"network": self.network, "seed": self.seed, "fused": self.fused, **recipe}
-        return {**run, "images": images.fingerprint()}
+        return {**run, "images": images.fingerprint}
 
 
 class Training:
